@@ -1,0 +1,52 @@
+"""What a caller and the control plane say to each other (`/penstock/v1/callers`, `/penstock/v1/tunnels/resolve`)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
+
+
+class CallerCertificateRequest(_Wire):
+    """`POST /penstock/v1/callers/certificates`, with an API key as bearer. The key of the CSR never leaves the caller."""
+
+    csr_pem: str
+
+
+class CallerCertificate(_Wire):
+    """A short-lived client certificate, for outer and inner TLS alike."""
+
+    caller_id: str
+    organization_id: str
+    workspace_id: str
+    certificate_pem: str
+    expires_at: datetime
+
+
+class CallerCa(_Wire):
+    """`GET /penstock/v1/callers/ca`: what a proxy needs to know callers (its `callers.ca_file`)."""
+
+    caller_ca_pem: str
+
+
+class EdgeAddress(_Wire):
+    """Where a caller may dial, and the name the edge's certificate has to carry."""
+
+    host: str
+    port: int
+    server_name: str
+
+
+class Resolution(_Wire):
+    """`GET /penstock/v1/tunnels/resolve?host=<route>.<tunnel-domain>`: how to reach a tunnel and whom to trust there."""
+
+    tunnel_id: str
+    domain: str
+    trust_anchors: tuple[str, ...]
+    """PEM of each active CA certificate of the tunnel."""
+    edges: tuple[EdgeAddress, ...]
+    edge_ca_pem: str

@@ -1,0 +1,78 @@
+"""What an edge and the control plane say to each other (`/penstock/v1/edges`, `/penstock/v1/edge/…`).
+
+An edge holds no database credential and cannot write certificates: it enrols once, then pulls signed snapshots.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
+
+
+class EdgeEnrolmentRequest(_Wire):
+    """`POST /penstock/v1/edges/enrol`, with the enrolment token as bearer."""
+
+    name: str
+    """One DNS label; the certificate then speaks for `<name>.edge.penstock.internal`."""
+    caller_address: str
+    """`host:port` where callers reach this edge."""
+    agent_address: str
+    """`host:port` where agents reach this edge; it goes into tunnel tokens."""
+    csr_pem: str
+
+
+class EdgeEnrolment(_Wire):
+    """Everything an edge has to know: its certificate, whom to trust, and the key that signs snapshots."""
+
+    edge_id: str
+    credential: str
+    """The bearer secret of later requests."""
+    certificate_pem: str
+    edge_ca_pem: str
+    caller_ca_pem: str
+    feed_key: str
+    """Base64 of the raw Ed25519 public key; pinned from now on."""
+
+
+class TunnelRecord(_Wire):
+    """One active tunnel as an edge knows it."""
+
+    id: str
+    wire_id: str
+    """The UUID an agent registers with (`t` in its token)."""
+    account: str
+    """The account string an agent registers with (`a` in its token)."""
+    domain: str
+    organization_id: str
+    workspace_id: str
+    verifiers: tuple[str, ...]
+    """Hex SHA-256 of each tunnel secret that may register now."""
+    certificates: int
+    """How many CA certificates are active; with none, callers are refused."""
+
+
+class CallerRecord(_Wire):
+    """One live caller certificate; a certificate whose serial is not here is refused."""
+
+    serial: str
+    """Lowercase hex without leading zeros."""
+    caller_id: str
+    organization_id: str
+    workspace_id: str
+    expires_at: datetime
+
+
+class Snapshot(_Wire):
+    """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>`: all of it, or 204 when nothing is newer.
+
+    The body's Ed25519 signature is in `Penstock-Signature`, base64. `version` only ever grows.
+    """
+
+    version: int
+    tunnels: tuple[TunnelRecord, ...]
+    callers: tuple[CallerRecord, ...]

@@ -1,0 +1,63 @@
+"""The Tunnels API's published objects and bodies (`/v1/tunnels`): names and shapes are exact."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
+
+
+class Tunnel(_Wire):
+    """One tunnel. `domain` is never reused, not even after archiving."""
+
+    id: str
+    archived_at: datetime | None
+    created_at: datetime
+    display_name: str | None
+    domain: str
+    type: Literal["tunnel"] = "tunnel"
+
+
+class TunnelCreate(_Wire):
+    """Body of `POST /v1/tunnels`."""
+
+    display_name: str | None = Field(default=None, min_length=1, max_length=255)
+
+
+class TunnelToken(_Wire):
+    """The agent's credential. `id` changes with the value."""
+
+    id: str
+    tunnel_token: str
+    type: Literal["tunnel_token"] = "tunnel_token"
+
+
+class TunnelCertificate(_Wire):
+    """One registered CA certificate; the PEM is not returned."""
+
+    id: str
+    archived_at: datetime | None
+    created_at: datetime
+    expires_at: datetime | None
+    fingerprint: str
+    """Lowercase hex SHA-256 of the DER."""
+    tunnel_id: str
+    type: Literal["tunnel_certificate"] = "tunnel_certificate"
+
+
+class TunnelCertificateCreate(_Wire):
+    """Body of `POST /v1/tunnels/{tunnel_id}/certificates`."""
+
+    ca_certificate_pem: str = Field(max_length=8192)
+
+
+class TunnelPage(_Wire):
+    """One page of tunnels, newest first."""
+
+    data: tuple[Tunnel, ...]
+    next_page: str | None = None
