@@ -8,9 +8,10 @@ what `tests/conformance` runs against each:
    what the layer below had in hand when reading paused.
 3. A clean end delivers everything sent before it, then `eof_received`, then `connection_lost(None)`. There is no
    half-close on this wire: whatever `eof_received` returns, the transport then closes itself.
-4. An unclean end (cut, reset, abort) drops what is queued and calls `connection_lost(exc)`, even while reading is paused.
+4. An unclean end (cut, reset, the peer's abort) drops what is queued and calls `connection_lost(exc)`, even while
+   reading is paused.
 5. `close()` delivers what was written, then ends cleanly; `abort()` overtakes what was written. Both are idempotent, and
-   nothing is delivered after either.
+   nothing is delivered after either but `connection_lost(None)`, once, later and never inside the call.
 6. Writing past the high-water mark calls `pause_writing` once, and falling below the low one `resume_writing` once.
 7. `get_extra_info` answers from this layer, then from the one below; no answer needs a socket.
 8. An exception out of the protocol ends this transport alone, never the one it runs on or its siblings.
@@ -19,9 +20,13 @@ what `tests/conformance` runs against each:
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.net.watch import PauseWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,24 +39,50 @@ class _State(Enum):
     CLOSED = 3  # connection_lost has been called or is scheduled
 
 
+# Looked up once a chunk: a global is found faster than a member of an Enum.
+OPENING: Final = _State.OPENING
+OPEN: Final = _State.OPEN
+CLOSING: Final = _State.CLOSING
+CLOSED: Final = _State.CLOSED
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """Abort so that the peer knows it for one.
+
+    The abort of a bare socket sends a FIN, which reads as a clean end; with SO_LINGER 0 it is a reset, which also
+    overtakes what the kernel has queued.
+    """
+    if not isinstance(transport, StreamTransport):
+        below: Any = transport.get_extra_info("socket")
+        if below is not None:
+            try:
+                below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            except (OSError, AttributeError):
+                pass  # closed already, or no TCP socket
+    transport.abort()
+
+
 class StreamTransport(asyncio.Transport):
     """What all byte pipes that are not sockets share: states, the inbox of a paused reader, the order of the last calls.
 
-    A subclass implements the `_below_*` hooks and reports what happens below through `_opened`, `_feed`, `_feed_eof` and
-    `_lost`.
+    A subclass implements the `_below_*` hooks and reports what happens below through `_opened`, `_feed`, `_feed_eof`,
+    `_choke`, `_unchoke` and `_lost`. All reports may come inside any call.
     """
 
-    __slots__ = ("__weakref__", "_ended", "_inbox", "_loop", "_loss", "_paused", "_protocol", "_state")
+    __slots__ = ("__weakref__", "_choked", "_ended", "_inbox", "_loop", "_loss", "_paused", "_protocol", "_state")
 
     def __init__(self, protocol: asyncio.BaseProtocol, loop: asyncio.AbstractEventLoop | None = None) -> None:
         # asyncio.Transport's own __init__ only makes a dictionary for extra info that this class does not use.
         self._loop = loop or asyncio.get_running_loop()
         self._protocol: asyncio.Protocol = protocol  # pyright: ignore[reportAttributeAccessIssue]  # asyncio's own signature is the wider one
-        self._state = _State.OPENING
+        self._state = OPENING
         self._paused = False
+        self._choked = False  # below has had enough: the protocol was told, or will be once it is connected
         self._inbox: deque[bytes] | None = None  # made at need: most streams never pause
         self._ended = False  # the peer's clean end has arrived and waits behind the inbox
-        self._loss: list[Exception | None] | None = None  # connection_lost waits behind the inbox
+        self._loss = False  # below is gone, cleanly, while the end still waits behind the inbox
 
     # --- hooks: what a subclass does below --------------------------------------------------------------------------
 
@@ -60,7 +91,7 @@ class StreamTransport(asyncio.Transport):
         raise NotImplementedError
 
     def _below_close(self) -> None:
-        """Send what was written and the clean end, then call `_lost(None)`."""
+        """Send what was written and the clean end, then call `_lost(None)`; bounded in time."""
         raise NotImplementedError
 
     def _below_abort(self) -> None:
@@ -78,39 +109,60 @@ class StreamTransport(asyncio.Transport):
     # --- reports: what happened below -------------------------------------------------------------------------------
 
     def _opened(self) -> None:
-        if self._state is not _State.OPENING:
+        if self._state is not OPENING:
             return
-        self._state = _State.OPEN
+        self._state = OPEN
         self._guard(self._protocol.connection_made, self)
+        if self._choked and self._state is OPEN:
+            self._guard(self._protocol.pause_writing)
 
     def _feed(self, data: bytes) -> None:
         """Deliver `data`, now or when reading resumes."""
-        if self._state is not _State.OPEN or self._ended or not data:
+        if self._state is not OPEN or self._ended or not data:
             return
         if self._paused or self._inbox:
             if self._inbox is None:
                 self._inbox = deque()
             self._inbox.append(data)
             return
-        self._guard(self._protocol.data_received, data)
+        try:  # _guard, in place: this is the hot path
+            self._protocol.data_received(data)
+        except Exception as exc:  # noqa: BLE001 - as in _guard
+            self._protocol_failed(exc)
 
     def _feed_eof(self) -> None:
         """The peer ended cleanly: what is in the inbox first, then `eof_received`, then our own close."""
-        if self._state is not _State.OPEN or self._ended:
+        if self._state is not OPEN or self._ended:
             return
         self._ended = True
         if not self._paused and not self._inbox:
             self._deliver_eof()
 
+    def _choke(self) -> None:
+        """Past the high-water mark: the protocol stops writing."""
+        if self._choked:
+            return
+        self._choked = True
+        if self._state is OPEN:
+            self._guard(self._protocol.pause_writing)
+
+    def _unchoke(self) -> None:
+        """Below the low-water mark again."""
+        if not self._choked:
+            return
+        self._choked = False
+        if self._state is OPEN:
+            self._guard(self._protocol.resume_writing)
+
     def _lost(self, exc: Exception | None) -> None:
-        """Below is gone. A clean loss waits for a paused reader; an unclean one does not."""
-        if self._state is _State.CLOSED:
+        """Below is gone. Whoever ended cleanly before keeps what it sent; any other loss does not wait for a reader."""
+        if self._state is CLOSED:
             return
-        if exc is None and self._state is _State.OPEN and self._ended:
-            self._loss = [None]
+        if self._ended and self._state is OPEN:
+            self._loss = True
             return
-        opened = self._state is not _State.OPENING
-        self._state = _State.CLOSED
+        opened = self._state is not OPENING
+        self._state = CLOSED
         self._inbox = None
         if opened:
             self._loop.call_soon(self._deliver_loss, exc)
@@ -123,14 +175,10 @@ class StreamTransport(asyncio.Transport):
 
     def _deliver_eof(self) -> None:
         self._guard(self._protocol.eof_received)
-        if self._loss is not None:
-            self._state = _State.CLOSING
-            self._lost(self._loss[0])
-        else:
-            self.close()
+        self.close()
 
     def _drain_inbox(self) -> None:
-        while not self._paused and self._state is _State.OPEN:
+        while not self._paused and self._state is OPEN:
             if self._inbox:
                 self._guard(self._protocol.data_received, self._inbox.popleft())
                 continue
@@ -146,10 +194,13 @@ class StreamTransport(asyncio.Transport):
         try:
             call(*args)
         except Exception as exc:  # noqa: BLE001 - the boundary between a layer and whatever program runs on it
-            self._loop.call_exception_handler(
-                {"message": "a stream's protocol raised; the stream is cut", "exception": exc, "transport": self}
-            )
-            self.abort()
+            self._protocol_failed(exc)
+
+    def _protocol_failed(self, exc: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a stream's protocol raised; the stream is cut", "exception": exc, "transport": self}
+        )
+        self.abort()
 
     # --- asyncio.Transport ------------------------------------------------------------------------------------------
 
@@ -160,10 +211,11 @@ class StreamTransport(asyncio.Transport):
         return self._protocol
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol  # pyright: ignore[reportAttributeAccessIssue]  # as in __init__
+        if self._protocol is not _GONE:
+            self._protocol = protocol  # pyright: ignore[reportAttributeAccessIssue]  # as in __init__
 
     def is_closing(self) -> bool:
-        return self._state in {_State.CLOSING, _State.CLOSED}
+        return self._state is CLOSING or self._state is CLOSED
 
     def is_reading(self) -> bool:
         return not self._paused and not self.is_closing()
@@ -188,7 +240,7 @@ class StreamTransport(asyncio.Transport):
             self._below_resume()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self.is_closing() or not data:
+        if self._state is CLOSING or self._state is CLOSED or not data:
             return
         self._below_write(data)
 
@@ -205,28 +257,34 @@ class StreamTransport(asyncio.Transport):
     def close(self) -> None:
         if self.is_closing():
             return
-        self._state = _State.CLOSING
+        if self._state is OPENING:  # nobody was told of it, so there is nothing to end in order
+            self.abort()
+            return
+        self._state = CLOSING
         self._inbox = None
-        self._below_close()
+        if self._loss:
+            self._lost(None)
+        else:
+            self._below_close()
 
     def abort(self) -> None:
-        if self._state is _State.CLOSED:
+        if self._state is CLOSED:
             return
-        self._below_abort()
-        if self._state is _State.OPENING:
-            self._state = _State.CLOSED
-            return
-        self._state = _State.CLOSING
+        opening = self._state is OPENING
+        self._state = CLOSED if opening else CLOSING
+        if not self._loss:
+            self._below_abort()
         self._lost(None)
 
 
 class LayeredTransport(StreamTransport, asyncio.Protocol):
     """A transport on top of another: one object is the upper's transport and the lower's protocol.
 
-    Watermarks are the lower's: it calls `pause_writing` here, and it is passed up.
+    Watermarks are the lower's: it calls `pause_writing` here, and it is passed up. Over a socket it keeps an eye on the
+    peer while reading is paused (rule 4).
     """
 
-    __slots__ = ("_lower",)
+    __slots__ = ("_lower", "_watch")
 
     def __init__(
         self,
@@ -236,6 +294,9 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
     ) -> None:
         super().__init__(protocol, loop)
         self._lower = lower
+        self._watch: PauseWatch | None = None
+        # Taken over in mid-flight: the lower told its last protocol to stop writing, and will tell us to go on.
+        self._choked = lower.get_write_buffer_size() > lower.get_write_buffer_limits()[1]
 
     # --- the lower's protocol ---------------------------------------------------------------------------------------
 
@@ -246,23 +307,30 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
         self._lost(exc)
 
     def pause_writing(self) -> None:
-        if self._state is _State.OPEN:
-            self._guard(self._protocol.pause_writing)
+        self._choke()
 
     def resume_writing(self) -> None:
-        if self._state is _State.OPEN:
-            self._guard(self._protocol.resume_writing)
+        self._unchoke()
 
     # --- hooks that most layers keep --------------------------------------------------------------------------------
 
     def _below_pause(self) -> None:
         self._lower.pause_reading()
+        if not isinstance(self._lower, StreamTransport):
+            if self._watch is None:
+                self._watch = PauseWatch(self._lower, self._peer_gone)
+            self._watch.arm()
+
+    def _peer_gone(self, exc: Exception) -> None:
+        if self._state is OPEN:
+            cut(self._lower)
+            self.connection_lost(exc)
 
     def _below_resume(self) -> None:
         self._lower.resume_reading()
 
     def _below_abort(self) -> None:
-        self._lower.abort()
+        cut(self._lower)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._lower.get_extra_info(name, default)
@@ -275,6 +343,24 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._lower.get_write_buffer_limits()
+
+
+class Parked(asyncio.Protocol):
+    """The protocol of an open, paused transport that waits for its next owner; it remembers an end meanwhile.
+
+    The next owner calls `set_protocol`, then `resume_reading`; `transport.is_closing()` tells it of an end it missed.
+    """
+
+    __slots__ = ("lost",)
+
+    def __init__(self) -> None:
+        self.lost: Exception | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.pause_reading()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # every transport here reads
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = exc
 
 
 class _Gone(asyncio.Protocol):

@@ -5,7 +5,7 @@ An edge holds no database credential and cannot write certificates: it enrols on
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 
 from pydantic import BaseModel, ConfigDict
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,4 +60,11 @@ class TunnelPage(_Wire):
     """One page of tunnels, newest first."""
 
     data: tuple[Tunnel, ...]
+    next_page: str | None = None
+
+
+class TunnelCertificatePage(_Wire):
+    """One page of a tunnel's CA certificates, newest first."""
+
+    data: tuple[TunnelCertificate, ...]
     next_page: str | None = None

@@ -1,0 +1,68 @@
+# The front door. `make up` shows a tool call through a real tunnel; `make test` runs the tests; `make help` lists the rest.
+
+SHELL := /bin/sh
+PYTHON ?=
+ARGS ?=
+DIST := dist
+TEST_VENV := .venv-test$(if $(PYTHON),-$(notdir $(PYTHON)))
+VERSIONS := 3.11 3.12 3.13
+
+.DEFAULT_GOAL := help
+.PHONY: help up test test-all check lint types imports fmt bench e2e wheel requirements clean venv venv-test
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+
+up: venv  ## a real tool call through a real tunnel, then stay up; ARGS="--once" passes flags
+	@.venv/bin/penstock up $(ARGS)
+
+test: venv-test  ## install what tests need and run them on the built wheel; ARGS="-k name" passes flags
+	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+
+test-all:  ## the tests on every supported Python that is installed
+	@for version in $(VERSIONS); do \
+	  if "python$$version" -c pass 2>/dev/null; then $(MAKE) --no-print-directory test PYTHON="python$$version" || exit 1; \
+	  else echo "python$$version is not installed: not run"; fi; \
+	done
+
+check: lint types imports test  ## everything CI runs
+
+lint: venv-test  ## style
+	$(TEST_VENV)/bin/ruff check
+	$(TEST_VENV)/bin/ruff format --check
+
+types: venv-test  ## strict types
+	$(TEST_VENV)/bin/basedpyright --pythonpath $(TEST_VENV)/bin/python
+
+imports: venv-test  ## the layers: what may import what
+	$(TEST_VENV)/bin/lint-imports
+
+fmt: venv-test  ## put the code into the house's form
+	$(TEST_VENV)/bin/ruff check --fix-only --quiet
+	$(TEST_VENV)/bin/ruff format
+
+e2e: venv-test  ## real processes and real clients, minutes
+	$(TEST_VENV)/bin/python -m pytest -m e2e $(ARGS)
+
+bench: venv-test  ## measure the chain; writes docs/performance.md
+	$(TEST_VENV)/bin/python -m bench $(ARGS)
+
+wheel: venv-test  ## build the wheel into dist/
+
+requirements:  ## compile the hashed constraints anew (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
+	  --extra up --group build -o requirements/up.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
+	  --extra up --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
+
+clean:  ## remove what was built and installed here
+	rm -rf .venv .venv-test* $(DIST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+venv:
+	@tools/environment .venv requirements/up.txt $(PYTHON)
+
+# The tests' environment holds the wheel, not the source tree: what is tested is what is shipped.
+venv-test:
+	@PENSTOCK_INSTALL=none tools/environment $(TEST_VENV) requirements/test.txt $(PYTHON)
+	@rm -rf $(DIST) && $(TEST_VENV)/bin/python -m build --wheel --no-isolation --outdir $(DIST) . >/dev/null
+	@$(TEST_VENV)/bin/python tools/unpack_wheel.py $(DIST)

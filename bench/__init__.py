@@ -1,0 +1,1 @@
+"""`python -m bench`: the whole chain measured against the same client without it, in one run."""

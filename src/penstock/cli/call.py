@@ -1,0 +1,100 @@
+"""`penstock call` and `penstock tools`: an MCP server behind a tunnel, from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.output import data, missing_extra
+from penstock.errors import ConfigError, PenstockError
+
+if TYPE_CHECKING:
+    from mcp.client import Client
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="https://<route>.<tunnel-domain>/mcp")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the server said as JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("tools", help="List the tools of an MCP server behind a tunnel.")(tools)
+    app.command("call", help="Call a tool: penstock call URL hello name=you. Values are JSON where they parse as such.")(call)
+
+
+def tools(url: Url, as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's way of a flag
+    """Print the tools' names and descriptions."""
+
+    async def ask(session: Client) -> None:
+        result = await session.list_tools()
+        if as_json:
+            data().print_json(json.dumps([tool.model_dump(mode="json", exclude_none=True) for tool in result.tools]))
+            return
+        for tool in result.tools:
+            data().print(f"{tool.name}\t{(tool.description or '').partition(chr(10))[0]}", markup=False)
+
+    _in_session(url, ask)
+
+
+def call(
+    url: Url,
+    tool: Annotated[str, typer.Argument(help="The tool's name.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]…")] = None,
+    as_json: AsJson = False,  # noqa: FBT002 - typer's way of a flag
+) -> None:
+    """Print what the tool answers; exit 1 if it reports an error."""
+    values = _values(arguments or [])
+
+    async def ask(session: Client) -> None:
+        result = await session.call_tool(tool, values)
+        if as_json:
+            data().print_json(result.model_dump_json(exclude_none=True))
+        else:
+            for part in result.content:
+                data().print(part.text if part.type == "text" else f"[{part.type}]", markup=False)
+        if result.is_error:
+            raise typer.Exit(1)
+
+    _in_session(url, ask)
+
+
+def _values(arguments: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        name, separator, text = argument.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{argument!r} is not NAME=VALUE", hint="for example name=you or count=3")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def _in_session(url: str, ask: Any) -> None:
+    try:
+        from penstock.client.mcp import mcp_session  # noqa: PLC0415 - the SDK takes half a second to import
+    except ModuleNotFoundError as exc:
+        missing_extra("mcp", exc)
+    from penstock.net import loop  # noqa: PLC0415
+
+    async def main() -> None:
+        async with mcp_session(url) as session:
+            await ask(session)
+
+    try:
+        loop.run(main())
+    except (PenstockError, typer.Exit, KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except Exception as exc:
+        raise _told(exc) from exc
+
+
+def _told(exc: BaseException) -> Exception:
+    while isinstance(exc, BaseExceptionGroup) and exc.exceptions:
+        exc = exc.exceptions[0]
+    if isinstance(exc, typer.Exit):
+        return exc
+    return PenstockError(f"the MCP server did not answer as one: {exc}", detail=type(exc).__name__)

@@ -1,0 +1,79 @@
+"""`penstock`: one command for every role. Rooms are imported when their command runs, so that help is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from penstock import __version__
+from penstock.cli import call, roles, up
+from penstock.cli.output import EXIT_FAILED, report
+from penstock.errors import PenstockError
+
+_INTERRUPTED: Final = 130  # what shells make of SIGINT
+
+app = typer.Typer(
+    name="penstock",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Self-hosted MCP tunnels.
+
+    \b
+    penstock up                                      see it work: a tool call through a real tunnel
+    penstock up --route NAME=http://127.0.0.1:9000   put your own MCP server behind one
+    penstock call URL hello name=you                 call a tool through a tunnel
+    """,
+)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - typer's callback
+    if value:
+        print(__version__)  # noqa: T201 - data on stdout
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,  # noqa: FBT002 - typer's way of a flag
+) -> None:
+    del version
+
+
+up.add_to(app)
+roles.add_to(app)
+call.add_to(app)
+
+
+def main() -> None:
+    """The entry point: expected failures become one line and a hint, and nothing becomes a traceback unasked."""
+    try:
+        app(args=roles.accept_go_flags(sys.argv[1:]), prog_name="penstock")
+    except PenstockError as exc:
+        sys.exit(report(exc))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; the flush at exit must not complain
+        sys.exit(EXIT_FAILED)
+    except Exception as exc:  # the last line of defence of a program for people
+        if os.environ.get("PENSTOCK_TRACEBACK"):
+            raise
+        sys.exit(
+            report(
+                PenstockError(
+                    "internal error",
+                    detail=f"{type(exc).__name__}: {exc}",
+                    hint="this is a defect of Penstock; run again with PENSTOCK_TRACEBACK=1 and report what it prints",
+                )
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

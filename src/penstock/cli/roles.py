@@ -1,0 +1,184 @@
+"""The roles that run alone: `penstock control`, `edge`, `agent`, `proxy`, each from a config file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from penstock.cli.output import missing_extra
+from penstock.cli.run import run_role
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from penstock.cli.run import Role
+    from penstock.config.load import RoleConfig
+
+_PROXY_CONFIG: Final = Path("/etc/mcp-gateway/config.yaml")  # the published image's place
+_GO_FLAGS: Final = {"-config": "--config", "-tunnel-domain": "--tunnel-domain"}
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The role's settings, YAML.")]
+LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warn or error.")]
+
+
+def accept_go_flags(arguments: Sequence[str]) -> list[str]:
+    """The published proxy takes Go's single-dash flags: `-config FILE` and `-config=FILE` mean `--config`."""
+    if not arguments or arguments[0] != "proxy":
+        return list(arguments)
+    accepted: list[str] = []
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
+        accepted.append(_GO_FLAGS.get(name, name) + separator + value)
+    return accepted
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    control = typer.Typer(help="The control plane: tunnels, certificates, callers, edges.", invoke_without_command=True)
+    control.callback()(_control)
+    control.command("init", help="Make the first organization, workspace, API key and enrolment token; printed once.")(_init)
+    control.command("create-workspace", help="Make a workspace.")(_create_workspace)
+    control.command("create-api-key", help="Make an API key for a workspace; printed once.")(_create_api_key)
+    app.add_typer(control, name="control")
+    app.command("edge", help="The relay that agents and callers dial.")(_edge)
+    app.command("agent", help="The outbound connector beside the proxy. The token comes from TUNNEL_TOKEN or a file.")(_agent)
+    app.command("proxy", help="Ends inner TLS, checks addresses, routes by host name.")(_proxy)
+
+
+def _control(context: typer.Context, config: ConfigOption = None, log_level: LogLevel = None) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        from penstock.control.config import ControlConfig  # noqa: PLC0415 - only when asked for
+        from penstock.control.server import Control  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        missing_extra("control", exc)
+    _run("control", ControlConfig, Control, config, log_level)
+
+
+def _edge(config: ConfigOption = None, log_level: LogLevel = None) -> None:
+    try:
+        from penstock.edge.config import EdgeConfig  # noqa: PLC0415 - only when asked for
+        from penstock.edge.server import Edge  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        missing_extra("edge", exc)
+    _run("edge", EdgeConfig, Edge, config, log_level)
+
+
+def _agent(
+    config: ConfigOption = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", envvar="TUNNEL_TOKEN_FILE", help="The tunnel token.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(envvar="TUNNEL_URL", help="The proxy; http://localhost:8080 if not given.")] = None,
+    edge: Annotated[
+        str | None, typer.Option(envvar="TUNNEL_EDGE", metavar="HOST:PORT,…", help="Edges to dial instead of the token's.")
+    ] = None,
+    cacert: Annotated[
+        Path | None, typer.Option(envvar="TUNNEL_CACERT", metavar="FILE", help="CA of the edges instead of the token's.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(envvar="TUNNEL_METRICS", metavar="HOST:PORT", help="Readiness and metrics.")
+    ] = None,
+    grace_period: Annotated[
+        str | None, typer.Option(envvar="TUNNEL_GRACE_PERIOD", help="How long calls may go on after a stop.")
+    ] = None,
+    log_level: LogLevel = None,
+) -> None:
+    try:
+        from penstock.agent.config import AgentConfig  # noqa: PLC0415 - only when asked for
+        from penstock.agent.server import Agent  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        missing_extra("agent", exc)
+    token = os.environ.get("TUNNEL_TOKEN")  # never a flag: command lines are public
+    flags = {
+        "token": token or None,
+        "token_file": None if token else token_file,
+        "url": url,
+        "edge": edge,
+        "cacert": cacert,
+        "metrics": metrics,
+        "grace_period": grace_period,
+    }
+    _run("agent", AgentConfig, Agent, config, log_level, flags)
+
+
+def _proxy(
+    config: ConfigOption = None,
+    tunnel_domain: Annotated[str | None, typer.Option("--tunnel-domain", help="Overrides tunnel_domain of the file.")] = None,
+    log_level: LogLevel = None,
+) -> None:
+    try:
+        from penstock.proxy.config import ProxyConfig  # noqa: PLC0415 - only when asked for
+        from penstock.proxy.server import Proxy  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        missing_extra("proxy", exc)
+    flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}
+    _run("proxy", ProxyConfig, Proxy, config or _PROXY_CONFIG, log_level, flags)
+
+
+def _run(
+    role: str,
+    model: type[Any],
+    make: Callable[[Any], Role],
+    file: Path | None,
+    log_level: str | None,
+    flags: dict[str, Any] | None = None,
+) -> None:
+    from penstock.config.load import load  # noqa: PLC0415 - only when asked for
+    from penstock.telemetry.log import configure, parse_level  # noqa: PLC0415
+
+    settings: RoleConfig = load(model, role=role, file=file, environment=os.environ, flags=flags)
+    configure(parse_level(log_level or getattr(settings, "log_level", "info")))
+    run_role(lambda: make(settings))
+
+
+def _init(config: ConfigOption = None) -> None:
+    settings, bootstrap = _control_rooms(config)
+    initial = asyncio.run(bootstrap.initialize(settings))
+    _print_once(
+        {
+            "organization_id": initial.organization_id,
+            "workspace_id": initial.workspace_id,
+            "api_key": initial.api_key.reveal(),
+            "enrolment_token": initial.enrolment_token.reveal(),
+        }
+    )
+
+
+def _create_workspace(
+    organization: Annotated[str, typer.Option(help="Id of the organization.")],
+    name: Annotated[str, typer.Option(help="Its name.")],
+    config: ConfigOption = None,
+) -> None:
+    settings, bootstrap = _control_rooms(config)
+    _print_once({"workspace_id": asyncio.run(bootstrap.create_workspace(settings, organization, name))})
+
+
+def _create_api_key(
+    workspace: Annotated[str, typer.Option(help="Id of the workspace.")],
+    config: ConfigOption = None,
+) -> None:
+    settings, bootstrap = _control_rooms(config)
+    key = asyncio.run(bootstrap.create_api_key(settings, workspace))
+    _print_once({"id": key.id, "api_key": key.secret.reveal()})
+
+
+def _control_rooms(config: Path | None) -> tuple[Any, Any]:
+    try:
+        from penstock.control.config import ControlConfig  # noqa: PLC0415 - only when asked for
+        from penstock.control.service import bootstrap  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        missing_extra("control", exc)
+    from penstock.config.load import load  # noqa: PLC0415
+
+    return load(ControlConfig, role="control", file=config, environment=os.environ), bootstrap
+
+
+def _print_once(values: dict[str, str]) -> None:
+    print(json.dumps(values, indent=2))  # noqa: T201 - data on stdout

@@ -1,0 +1,85 @@
+"""Runs one program until a signal: SIGINT and SIGTERM stop it in order, a second one ends it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Protocol
+
+from penstock.net import loop as loops
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+
+
+class Role(Protocol):
+    """What every role is to the program that runs it."""
+
+    async def start(self) -> None:
+        """Working when it returns."""
+
+    async def stop(self) -> None:
+        """Graceful and bounded in time."""
+
+
+def run_role(make: Callable[[], Role]) -> None:
+    """Start the role, wait for a signal, stop it."""
+
+    async def serve(stopping: asyncio.Event) -> None:
+        role = make()
+        try:
+            await unless_stopped(stopping, role.start())
+            await stopping.wait()
+        finally:
+            await role.stop()
+
+    run_until_signal(serve)
+
+
+def run_until_signal(program: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `program` with an event that the first signal sets; the second cancels it."""
+
+    async def main() -> None:
+        with _stop_signals() as stopping:
+            await program(stopping)
+
+    loops.run(main())
+
+
+async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do `work`; a signal that comes first cancels it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(work)
+            waiting = group.create_task(stopping.wait())
+            await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            waiting.cancel()
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    stopping = asyncio.Event()
+    running = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def on_signal() -> None:
+        if stopping.is_set() and task is not None:
+            task.cancel()
+        stopping.set()
+
+    names = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for name in names:
+            running.add_signal_handler(name, on_signal)
+    except NotImplementedError:  # Windows' loop has no signal handlers; KeyboardInterrupt does it there
+        yield stopping
+        return
+    try:
+        yield stopping
+    finally:
+        for name in names:
+            running.remove_signal_handler(name)

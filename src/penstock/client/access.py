@@ -1,0 +1,108 @@
+"""Which platform to speak to, and as whom: arguments, then the environment, then a profile.
+
+A profile is a JSON file `{"api_url": …, "api_key": …}`: `$PENSTOCK_PROFILE`, else `.penstock/profile.json` in the working
+directory (`penstock up` writes it), else `~/.config/penstock/profile.json`. It holds a key, so a file that others may read
+or that somebody else owns is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from penstock.config.files import write_file
+from penstock.errors import ConfigError
+from penstock.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run in the folder where `penstock up` runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A platform's API and the key to it."""
+
+    api_url: str
+    api_key: Secret
+
+
+class _Profile(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    api_url: str
+    api_key: str
+
+
+def find_access(
+    api_url: str | None = None,
+    api_key: Secret | str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Access:
+    """The access to use, or a ConfigError that says what to set."""
+    variables = os.environ if environment is None else environment
+    url = api_url or variables.get("PENSTOCK_API_URL")
+    key = api_key or variables.get("PENSTOCK_API_KEY")
+    if not url or not key:
+        profile = _first_profile(variables)
+        if profile is None:
+            missing = "the platform's API URL" if not url else "an API key"
+            raise ConfigError(f"{missing} is not known", hint=_HINT)
+        # A key belongs to one platform: it is never sent to a URL that came from elsewhere.
+        if url and url.rstrip("/") != profile.api_url.rstrip("/"):
+            raise ConfigError(f"an API key for {url} is not known", hint=_HINT)
+        url, key = profile.api_url, key or profile.api_key
+    return Access(url.rstrip("/"), key if isinstance(key, Secret) else Secret(key))
+
+
+def write_profile(file: Path, access: Access) -> None:
+    """Write a profile that only this user can read."""
+    text = json.dumps({"api_url": access.api_url, "api_key": access.api_key.reveal()}, indent=2)
+    write_file(file, text + "\n")
+
+
+def _first_profile(variables: Mapping[str, str]) -> _Profile | None:
+    if named := variables.get("PENSTOCK_PROFILE"):
+        return _read(Path(named), required=True)
+    home = variables.get("HOME") or variables.get("USERPROFILE")
+    places = [Path(".penstock/profile.json")]
+    if home:
+        places.append(Path(home) / ".config" / "penstock" / "profile.json")
+    for place in places:
+        if (profile := _read(place, required=False)) is not None:
+            return profile
+    return None
+
+
+def _read(file: Path, *, required: bool) -> _Profile | None:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            _check_owner(file, os.fstat(stream.fileno()))
+            return _Profile.model_validate_json(stream.read())
+    except FileNotFoundError:
+        if not required:
+            return None
+        raise ConfigError(f"profile {file}: no such file", hint="PENSTOCK_PROFILE names it") from None
+    except OSError as exc:
+        raise ConfigError(f"profile {file}: {exc.strerror}") from exc
+    except (ValidationError, UnicodeDecodeError):
+        raise ConfigError(f"profile {file}: not a profile", hint='it is JSON with "api_url" and "api_key"') from None
+
+
+def _check_owner(file: Path, status: os.stat_result) -> None:
+    if os.name == "nt":
+        return  # access lists, not modes, decide there
+    if status.st_uid != os.getuid():
+        raise ConfigError(
+            f"profile {file}: owned by another user", hint="a profile decides whom your calls trust; use your own"
+        )
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"profile {file}: readable or writable by others", hint=f"chmod 600 {file}")

@@ -1,0 +1,258 @@
+"""A client of the control plane's API: one method a call, and one clear error a failure.
+
+What can go wrong has few faces: it does not answer (UnavailableError), it does not accept the key (IdentityError), or what
+was asked makes no sense to it (ConfigError). Each says what to do next; none ever shows the key.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
+from penstock.schema.callers import CallerCa, CallerCertificate, Resolution
+from penstock.schema.errors import ErrorEnvelope
+from penstock.schema.tunnels import Tunnel, TunnelCertificate, TunnelCertificatePage, TunnelPage, TunnelToken
+from penstock.secret import Secret
+from penstock.tls import contexts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+_M = TypeVar("_M", bound=BaseModel)
+
+_PUBLISHED: Final = {"anthropic-version": "2023-06-01", "anthropic-beta": "mcp-tunnels-2026-06-22"}
+_SECONDS: Final = 15.0  # an answer takes milliseconds; the rest is networks
+_PAGE: Final = 1000
+
+
+class ControlClient:
+    """Speaks to one control plane with one API key. Close it with `aclose`, or use it as a context."""
+
+    def __init__(self, base_url: str, api_key: Secret, *, ca_file: Path | None = None, timeout: float = _SECONDS) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {api_key.reveal()}"}
+        _check(self.base_url, api_key)
+        self._http = httpx2.AsyncClient(
+            base_url=self.base_url,
+            verify=contexts.control_client(ca_file) if self.base_url.startswith("https:") else contexts.unused_client(),
+            timeout=timeout,
+            # A company's proxy variables hold for platforms elsewhere, not for this machine: it would get the key.
+            trust_env=not _is_loopback(self.base_url),
+            follow_redirects=False,  # a redirect would carry the key to wherever it points
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # --- tunnels ----------------------------------------------------------------------------------------------------
+
+    async def create_tunnel(self, display_name: str | None = None) -> Tunnel:
+        """A new tunnel in the key's workspace."""
+        body = {} if display_name is None else {"display_name": display_name}
+        return await self._call(Tunnel, "POST", "/v1/tunnels", json=body)
+
+    async def tunnel(self, tunnel_id: str) -> Tunnel:
+        """One tunnel; ConfigError when the key's workspace has none of this id."""
+        return await self._call(Tunnel, "GET", f"/v1/tunnels/{_segment(tunnel_id)}")
+
+    async def tunnels(self, *, include_archived: bool = False) -> AsyncIterator[Tunnel]:
+        """All tunnels of the key's workspace, newest first."""
+        page: str | None = None
+        while True:
+            query = {"limit": _PAGE, "include_archived": include_archived, **({"page": page} if page else {})}
+            found = await self._call(TunnelPage, "GET", "/v1/tunnels", params=query)
+            for tunnel in found.data:
+                yield tunnel
+            page = found.next_page
+            if not page:
+                return
+
+    async def archive_tunnel(self, tunnel_id: str) -> Tunnel:
+        """Retire a tunnel for ever."""
+        return await self._call(Tunnel, "POST", f"/v1/tunnels/{_segment(tunnel_id)}/archive")
+
+    async def reveal_token(self, tunnel_id: str) -> Secret:
+        """The token an agent of this tunnel needs."""
+        path = f"/v1/tunnels/{_segment(tunnel_id)}/reveal_token"
+        return Secret((await self._call(TunnelToken, "POST", path)).tunnel_token)
+
+    async def register_certificate(self, tunnel_id: str, ca_certificate_pem: str) -> TunnelCertificate:
+        """Register a CA; ConfigError names the rule it breaks."""
+        path = f"/v1/tunnels/{_segment(tunnel_id)}/certificates"
+        return await self._call(TunnelCertificate, "POST", path, json={"ca_certificate_pem": ca_certificate_pem})
+
+    async def certificates(self, tunnel_id: str) -> tuple[TunnelCertificate, ...]:
+        """The active CA certificates of a tunnel: two at most, unless the platform was set otherwise."""
+        path = f"/v1/tunnels/{_segment(tunnel_id)}/certificates"
+        return (await self._call(TunnelCertificatePage, "GET", path, params={"limit": _PAGE})).data
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    async def caller_certificate(self, csr_pem: str) -> CallerCertificate:
+        """A client certificate for the key behind a certificate request."""
+        return await self._call(CallerCertificate, "POST", "/penstock/v1/callers/certificates", json={"csr_pem": csr_pem})
+
+    async def caller_ca(self) -> str:
+        """PEM of the CA that signs callers: what a proxy's `callers.ca_file` holds."""
+        return (await self._call(CallerCa, "GET", "/penstock/v1/callers/ca")).caller_ca_pem
+
+    async def resolve(self, host: str) -> Resolution:
+        """How to reach the tunnel of `host`. TunnelError when there is none, or none that could be trusted."""
+        try:
+            resolution = await self._call(Resolution, "GET", "/penstock/v1/tunnels/resolve", params={"host": host})
+        except _NotFoundError as exc:
+            raise TunnelError(
+                TunnelErrorCode.TUNNEL_NOT_FOUND, f"no tunnel of this API key's workspace serves {host}", hint=exc.hint
+            ) from exc
+        if not resolution.trust_anchors:
+            raise TunnelError(
+                TunnelErrorCode.CERTIFICATE_MISSING,
+                f"the tunnel of {host} has no CA certificate",
+                hint="register one: without it nobody could tell the proxy from an impostor",
+            )
+        return resolution
+
+    # --- one call ---------------------------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        model: type[_M],
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> _M:
+        headers = self._headers | (_PUBLISHED if path.startswith("/v1/") else {})
+        try:
+            response = await self._http.request(method, path, json=json, params=params, headers=headers)
+        except httpx2.HTTPError as exc:
+            raise self._no_answer(exc) from exc
+        if not response.is_success:
+            raise self._refusal(response)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError(
+                f"{self.base_url} does not answer like a control plane",
+                detail=f"{exc.error_count()} wrong fields in {model.__name__}",
+                hint="check the API URL",
+            ) from None
+
+    def _no_answer(self, exc: httpx2.HTTPError) -> PenstockError:
+        """One sentence for each way of not being there. The cause is below: the library keeps only its text."""
+        detail = f"{type(exc).__name__}: {exc}"
+        for cause in _causes(exc):
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return IdentityError(
+                    f"the certificate of {self.base_url} is not trusted: {cause.verify_message}",
+                    detail=detail,
+                    hint="name its CA file, or check that the URL is the control plane's",
+                )
+            if isinstance(cause, ssl.SSLError):
+                return UnavailableError(f"TLS with {self.base_url} failed", detail=detail, hint="is it https there, or http?")
+            if isinstance(cause, socket.gaierror):
+                return UnavailableError(
+                    f"the host of {self.base_url} has no address", detail=detail, hint="check the URL and DNS"
+                )
+            if isinstance(cause, ConnectionRefusedError):
+                return UnavailableError(
+                    f"nothing listens at {self.base_url}",
+                    detail=detail,
+                    hint="is the control plane running, and is this its port?",
+                )
+        if isinstance(exc, httpx2.TimeoutException):
+            return UnavailableError(f"{self.base_url} does not answer in time", detail=detail, hint="is a firewall in between?")
+        return UnavailableError(f"no answer from {self.base_url}", detail=detail, hint="is the control plane running?")
+
+    def _refusal(self, response: httpx2.Response) -> PenstockError:
+        status = response.status_code
+        try:
+            envelope = ErrorEnvelope.model_validate_json(response.content)
+        except ValidationError:
+            # Not ours: a proxy's page, another service, a redirect.
+            return UnavailableError(
+                f"{self.base_url} answered {status}, and not as a control plane",
+                detail=response.text[:300],
+                hint="check the API URL; something else may answer there",
+            )
+        message, detail = envelope.error.message, f"status {status}, request {envelope.request_id}"
+        if status == 401:
+            return IdentityError(
+                f"the API key is not accepted: {message}",
+                detail=detail,
+                hint="use a key of this control plane that is not revoked",
+            )
+        if status == 403:
+            return IdentityError(
+                f"the API key may not do this: {message}", detail=detail, hint="use a key of the right workspace"
+            )
+        if status == 404:
+            return _NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")
+        if status in {408, 429} or status >= 500:
+            return UnavailableError(
+                f"the control plane cannot serve this now: {message}", detail=detail, hint="try again shortly"
+            )
+        return ConfigError(message, detail=detail)
+
+
+class _NotFoundError(ConfigError):
+    """404: a name that this key's workspace does not have."""
+
+
+def _check(base_url: str, api_key: Secret) -> None:
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL as exc:
+        raise ConfigError(f"{base_url!r} is not a URL", hint="it looks like https://penstock.example.com") from exc
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ConfigError(f"{base_url!r} is not the URL of an API", hint="it looks like https://penstock.example.com")
+    # A line break would end the header and begin another.
+    if not api_key or not api_key.reveal().isascii() or not api_key.reveal().isprintable():
+        raise ConfigError(
+            "the API key is empty or holds characters that no key has", hint="copy it again; it begins with pst-key-"
+        )
+
+
+def _is_loopback(base_url: str) -> bool:
+    host = httpx2.URL(base_url).host
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _segment(text: str) -> str:
+    """An id as one segment of a path; anything else would ask for another resource."""
+    if not text or not text.isascii() or not all(character.isalnum() or character in "_-" for character in text):
+        raise ConfigError(f"{text!r:.100} is not an id", hint="it looks like tnl_01Hx9Kp2RtQvMn3sWbYdLcF8")
+    return text
+
+
+def _causes(exc: BaseException) -> list[BaseException]:
+    """The exception and everything below it, each once; groups (several addresses tried) are opened."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        cause = waiting.pop(0)
+        if cause is None or cause in found:
+            continue
+        found.append(cause)
+        if isinstance(cause, BaseExceptionGroup):
+            waiting.extend(cause.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]  # any kind will do
+        waiting.extend((cause.__cause__, cause.__context__))
+    return found

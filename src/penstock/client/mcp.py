@@ -1,0 +1,81 @@
+"""An MCP session through a tunnel, on the official SDK's client."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from penstock.client.transport import TunnelTransport
+from penstock.errors import ConfigError, PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mcp.client import Client
+
+    from penstock.client.access import Access
+
+# A tool may think for minutes between two events; connecting must not take that long.
+_TIMEOUT = httpx2.Timeout(30.0, read=300.0)
+
+
+@contextlib.asynccontextmanager
+async def mcp_session(
+    url: str,
+    access: Access | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    auth: httpx2.Auth | None = None,
+    **client: Any,
+) -> AsyncIterator[Client]:
+    """A connected `mcp.Client` for the server at `https://<route>.<tunnel-domain>/mcp`.
+
+        async with mcp_session("https://echo.ab12cd34.tunnel.example.com/mcp") as session:
+            result = await session.call_tool("hello", {"name": "you"})
+
+    headers, auth: sent to the MCP server (the tunnel does not authenticate there). Other arguments go to `mcp.Client`;
+    `mode="legacy"` forces the 2025 era. Raises the PenstockError behind a tunnel's refusal, without the SDK's groups
+    around it.
+    """
+    try:
+        from mcp.client import Client  # noqa: PLC0415 - an extra; the transport works without it
+        from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise ConfigError("mcp_session needs the MCP SDK", hint="pip install 'penstock[mcp]'") from exc
+
+    with _unwrapped():
+        async with (
+            httpx2.AsyncClient(
+                transport=TunnelTransport(access), headers=dict(headers or {}), auth=auth, timeout=_TIMEOUT
+            ) as http,
+            Client(streamable_http_client(url, http_client=http), **client) as session,
+        ):
+            yield session
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Any:
+    try:
+        yield
+    except PenstockError:
+        raise
+    except Exception as exc:
+        cause = cause_of(exc)
+        if cause is None:
+            raise
+        raise cause from exc
+
+
+def cause_of(exc: BaseException, depth: int = 16) -> PenstockError | None:
+    """The PenstockError in an exception's group, cause or context, whichever comes first."""
+    if isinstance(exc, PenstockError):
+        return exc
+    if depth == 0:
+        return None
+    inner: list[BaseException | None] = list(exc.exceptions) if isinstance(exc, BaseExceptionGroup) else []
+    for other in [*inner, getattr(exc, "cause", None), exc.__cause__, exc.__context__]:
+        if isinstance(other, BaseException) and (found := cause_of(other, depth - 1)) is not None:
+            return found
+    return None

@@ -1,0 +1,238 @@
+"""Opens streams to the routes of tunnels: outer TLS to an edge, the upgrade, and inside it TLS to the proxy.
+
+The order is the security argument. Nothing of a request leaves before the proxy's certificate has passed every rule
+against the tunnel's own CA; the edge learns the route's host name and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from penstock.client.control import ControlClient
+from penstock.client.identity import CallerCredentials
+from penstock.client.refusals import refusal_of
+from penstock.errors import CertificateError, ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
+from penstock.net.dial import dial_tls
+from penstock.net.streams import ByteStream
+from penstock.net.tls import start_tls
+from penstock.net.transports import Parked
+from penstock.net.upgrade import request_upgrade
+from penstock.net.websocket import WebSocketTransport, open_websocket
+from penstock.protocol.errors import RemoteProtocolError
+from penstock.protocol.hosts import normalize_host
+from penstock.tls import contexts, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.client.access import Access
+    from penstock.schema.callers import EdgeAddress, Resolution
+    from penstock.tls.contexts import TLSContext
+    from penstock.tls.rules import CaCertificate
+
+CONNECT_SECONDS: Final = 10.0  # for each edge tried, the upgrade included; a continent away takes one
+RESOLUTION_SECONDS: Final = 60.0  # how old a tunnel's edges and trust anchors may be
+_REPLICA: Final = b"penstock-replica"
+_POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1: the Close code of a refused certificate
+# Another edge may hold the link that this one lacks.
+_TRY_ANOTHER_EDGE: Final = {TunnelErrorCode.AGENT_UNAVAILABLE, TunnelErrorCode.RATE_LIMITED}
+
+
+@dataclass(slots=True)
+class _Known:
+    """What control said of one host, and which replica served it last."""
+
+    resolution: Resolution
+    until: float
+
+
+@dataclass(slots=True)
+class TunnelStreams:
+    """Opens streams for one caller. All streams to one tunnel stay on one replica while it lives."""
+
+    access: Access
+    connect_seconds: float = CONNECT_SECONDS
+    _control: ControlClient = field(init=False)
+    _credentials: CallerCredentials = field(init=False)
+    _known: dict[str, _Known] = field(init=False, default_factory=dict)
+    _replicas: dict[str, bytes] = field(init=False, default_factory=dict)  # by tunnel id
+
+    def __post_init__(self) -> None:
+        self._control = ControlClient(self.access.api_url, self.access.api_key)
+        self._credentials = CallerCredentials(self._control)
+
+    async def aclose(self) -> None:
+        """Forget the platform; streams already open live on."""
+        await self._control.aclose()
+
+    async def open(self, host: str) -> TunnelStream:
+        """A stream to the proxy behind `host`, not yet secured: `start_tls` is next, before any byte of a request.
+
+        Raises TunnelError (a hop refused), CertificateError (the edge is not who it should be), UnavailableError
+        (control or no edge answers), IdentityError (the API key), ConfigError (no such host name).
+        """
+        name = _checked(host)
+        resolution = await self._resolve(name)
+        edges = random.sample(resolution.edges, len(resolution.edges))  # spreads load, keeps no secret
+        failure: PenstockError = UnavailableError(
+            "the control plane knows no edge", hint="start an edge, or look at why it did not enrol"
+        )
+        for edge in edges:
+            try:
+                return await self._open_through(edge, name, resolution)
+            except UnavailableError as exc:
+                failure = exc
+            except TunnelError as exc:
+                failure = exc
+                if exc.code not in _TRY_ANOTHER_EDGE:
+                    break
+        self._known.pop(name, None)  # whatever was known led here
+        raise failure
+
+    async def _resolve(self, host: str) -> Resolution:
+        now = asyncio.get_running_loop().time()
+        known = self._known.get(host)
+        if known is None or known.until < now:
+            resolution = await self._control.resolve(host)
+            known = self._known[host] = _Known(resolution, now + RESOLUTION_SECONDS)
+        return known.resolution
+
+    async def _open_through(self, edge: EdgeAddress, host: str, resolution: Resolution) -> TunnelStream:
+        context = await self._credentials.outer(resolution.edge_ca_pem)
+        replica = self._replicas.get(resolution.tunnel_id)
+        try:
+            async with asyncio.timeout(self.connect_seconds):
+                transport = await dial_tls(
+                    edge.host, edge.port, context=context, server_hostname=edge.server_name, timeout=self.connect_seconds
+                )
+                response = await request_upgrade(
+                    transport, host=host, headers=[(_REPLICA, replica)] if replica else [], timeout=self.connect_seconds
+                )
+        except ssl.SSLCertVerificationError as exc:
+            raise rules.explain_verification(exc, rules.Peer.EDGE) from exc
+        except (TimeoutError, ConnectionError, ssl.SSLError, RemoteProtocolError) as exc:
+            raise _edge_failed(edge, exc) from exc
+        if response.status != 101:
+            raise refusal_of(response)
+        if served := response.header(_REPLICA):
+            self._replicas[resolution.tunnel_id] = served
+        websocket = open_websocket(transport, Parked(), client_side=True, initial=response.rest)
+        websocket.pause_reading()
+        return TunnelStream(host, resolution, websocket, self._credentials, self)
+
+
+@dataclass(slots=True)
+class TunnelStream:
+    """An open WebSocket to a proxy. Whoever is at its other end has proved nothing yet."""
+
+    host: str
+    resolution: Resolution
+    websocket: WebSocketTransport
+    credentials: CallerCredentials
+    streams: TunnelStreams
+
+    async def start_tls(self) -> ByteStream:
+        """Inner TLS with the proxy, under the tunnel's own CA.
+
+        Raises CertificateError naming the rule its certificate broke, before anything of ours was sent; the rule's id
+        also travels to the proxy as the WebSocket's close reason. UnavailableError for any other end of the handshake.
+        """
+        try:
+            anchors = rules.usable_anchors(self.resolution.trust_anchors, datetime.now(UTC))
+            context = await self.credentials.inner([anchor.pem for anchor in anchors])
+            return await self._handshake(context, self._check(anchors))
+        except PenstockError:
+            self.websocket.close()
+            raise
+        except ssl.SSLCertVerificationError as exc:
+            raise await self._named(exc, anchors) from exc
+        except (TimeoutError, ConnectionError, ssl.SSLError) as exc:
+            raise UnavailableError(
+                f"the proxy behind {self.host} ended the TLS handshake",
+                detail=f"{type(exc).__name__}: {exc}",
+                hint="its log says why, at `tls handshake failed`",
+            ) from exc
+
+    async def inspect(self) -> bytes:
+        """The certificate (DER) of whoever is at the other end, believing nothing and sending nothing; then the end."""
+        seen: list[bytes] = []
+
+        def look(session: ssl.SSLObject) -> None:
+            seen.append(session.getpeercert(binary_form=True) or b"")
+            raise CertificateError(rules.Rule.SERVER_REGISTERED_CA.value, "looked at once more, to name the rule")
+
+        with contextlib.suppress(CertificateError, ConnectionError, TimeoutError, ssl.SSLError):
+            await self._handshake(contexts.caller_inspection(), look)
+        return seen[0] if seen else b""
+
+    def _check(self, anchors: tuple[CaCertificate, ...]) -> Callable[[ssl.SSLObject], None]:
+        def check(session: ssl.SSLObject) -> None:
+            leaf = session.getpeercert(binary_form=True) or b""
+            rules.check_server_certificate(leaf, anchors, self.host, datetime.now(UTC))
+
+        return check
+
+    async def _handshake(self, context: TLSContext, check: Callable[[ssl.SSLObject], None]) -> ByteStream:
+        stream = ByteStream()
+
+        def failed(exc: Exception) -> None:
+            refusal = _refusal(exc)
+            if refusal is not None:
+                self.websocket.refuse(_POLICY_VIOLATION, refusal.rule)
+            stream.fail(exc)
+
+        tls = start_tls(
+            self.websocket,
+            stream,
+            context,
+            server_side=False,
+            server_hostname=self.host,
+            check_peer=check,
+            on_failed=failed,
+        )
+        try:
+            await stream.opened()
+        except asyncio.CancelledError:
+            tls.abort()
+            raise
+        return stream
+
+    async def _named(self, exc: ssl.SSLCertVerificationError, anchors: tuple[CaCertificate, ...]) -> CertificateError:
+        """The one rule that was broken. OpenSSL tells some apart only given a second look (`rules.diagnose`)."""
+        try:
+            again = await self.streams.open(self.host)
+            leaf = await again.inspect()
+        except PenstockError:
+            return rules.explain_verification(exc)
+        return rules.diagnose(exc, leaf, anchors, self.host, datetime.now(UTC)) if leaf else rules.explain_verification(exc)
+
+
+def _refusal(exc: Exception) -> CertificateError | None:
+    if isinstance(exc, CertificateError):
+        return exc
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return rules.explain_verification(exc)
+    return None
+
+
+def _checked(host: str) -> str:
+    try:
+        return normalize_host(host)
+    except ValueError as exc:
+        raise ConfigError(
+            f"{host!r} is not a tunnel's host name", hint="one looks like echo.ab12cd34.tunnel.example.com"
+        ) from exc
+
+
+def _edge_failed(edge: EdgeAddress, exc: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"the edge at {edge.host}:{edge.port} did not answer as an edge",
+        detail=f"{type(exc).__name__}: {exc}",
+        hint="is the edge running, and does a firewall let this machine reach it?",
+    )

@@ -1,0 +1,48 @@
+"""Files that roles write: replaced whole or not at all, private unless said otherwise. Everything here blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from penstock.errors import ConfigError
+
+
+def private_folder(folder: Path, *, hint: str) -> None:
+    """Make `folder` (0700) if need be and prove that it can be written; ConfigError with `hint` otherwise."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, probe = tempfile.mkstemp(dir=folder, prefix=".probe-")
+        os.close(descriptor)
+        Path(probe).unlink()
+    except OSError as exc:
+        raise ConfigError(f"cannot write to {folder}: {(exc.strerror or str(exc)).lower()}", hint=hint) from exc
+
+
+def write_file(file: Path, data: str | bytes, *, mode: int = 0o600) -> None:
+    """Replace `file` in one step: a reader sees the old content or the new, also after a crash."""
+    content = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def read_file(file: Path) -> str | None:
+    """The text of `file`, or None when there is none; ConfigError when it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"open {file}: {(getattr(exc, 'strerror', None) or str(exc)).lower()}") from exc

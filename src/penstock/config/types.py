@@ -1,0 +1,125 @@
+"""The value types of settings: addresses, durations, sizes and networks, parsed once and printed as they were written."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
+from pydantic_core import CoreSchema, core_schema
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A TCP address; an empty host means every interface."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> HostPort:
+        """From `host:port`, `:port` or `[IPv6]:port`; ValueError for anything else."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            msg = f"{text!r} is not host:port"
+            raise ValueError(msg)
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            ipaddress.IPv6Address(host)
+        elif ":" in host:
+            msg = f"{text!r}: an IPv6 address needs brackets, as in [::1]:8080"
+            raise ValueError(msg)
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def convert(value: object) -> HostPort:
+            if isinstance(value, HostPort):
+                return value
+            if not isinstance(value, str):
+                msg = "must be text like 127.0.0.1:8080"
+                raise ValueError(msg)  # noqa: TRY004 - pydantic turns ValueError into a message with the field's path
+            return cls.parse(value)
+
+        return core_schema.no_info_plain_validator_function(convert, serialization=core_schema.to_string_ser_schema())
+
+
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from a Go duration (`30s`, `1h30m`, `500ms`), or from a number of seconds; never negative."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and value.strip() == "0":
+        seconds = 0.0
+    elif isinstance(value, str) and _is_duration(value.strip()):
+        parts = _DURATION_PART.findall(value.strip())
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    else:
+        msg = f"{value!r} is not a duration like 30s, 5m or 1h30m"
+        raise ValueError(msg)
+    if not 0 <= seconds < float("inf"):
+        msg = "a duration is a finite number, zero or more"
+        raise ValueError(msg)
+    return seconds
+
+
+def _is_duration(text: str) -> bool:
+    return re.fullmatch(f"(?:{_DURATION_PART.pattern})+", text) is not None
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest of h, m, s, ms that says it exactly enough for a person."""
+    for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+
+
+Duration = Annotated[
+    float, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
+]
+"""Seconds as a float; written as a Go duration."""
+
+_SIZE: Final = re.compile(r"(\d+)\s*(B|KB|KiB|MB|MiB|GB|GiB)?")
+_BYTES: Final = {None: 1, "B": 1, "KB": 1000, "KiB": 1 << 10, "MB": 10**6, "MiB": 1 << 20, "GB": 10**9, "GiB": 1 << 30}
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `64KiB`, `1MiB`, `500MB` or a number of bytes."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        msg = f"{value!r} is not a size like 64KiB or 1MiB"
+        raise ValueError(msg)
+    return int(match[1]) * _BYTES[match[2]]
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes."""
+
+
+def parse_network(value: object) -> IPNetwork:
+    """A network from a CIDR or a single address; host bits that are set are an error, they are a typing mistake."""
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        msg = "must be text like 10.0.0.0/8 or 10.1.2.3"
+        raise ValueError(msg)  # noqa: TRY004 - as in HostPort
+    return ipaddress.ip_network(value.strip())
+
+
+Network = Annotated[IPNetwork, BeforeValidator(parse_network), PlainSerializer(str, return_type=str)]
+Networks = tuple[Network, ...]
+"""CIDRs or single addresses."""

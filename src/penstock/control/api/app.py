@@ -1,0 +1,43 @@
+"""Puts the routes, the envelope and the frontier together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+
+from penstock.control.api import envelope, own, tunnels
+from penstock.control.api.frontier import Frontier
+from penstock.control.service.bootstrap import is_initialized
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from penstock.control.metrics import ControlMetrics
+    from penstock.control.service.core import Core
+    from penstock.control.service.feed import Feed
+
+
+def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
+    """The API as one ASGI application."""
+    # No documents yet: what is not shown to be true is not served.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.core = core
+    app.state.feed = feed
+    app.include_router(tunnels.router)
+    app.include_router(own.router)
+    envelope.register(app)
+
+    @app.get("/healthz")
+    async def healthz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]  # the decorator keeps it
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]  # as above
+        # A look at the database: raises the envelope's 529 or 500 when it does not answer.
+        async with core.database.read() as connection:
+            await is_initialized(connection)
+        return PlainTextResponse("ready\n")
+
+    return Frontier(app, core.config.limits, metrics, core.entropy)

@@ -1,0 +1,62 @@
+"""What this platform offers beyond the published API: `/penstock/v1`, for callers and edges."""
+
+# ruff: noqa: TC001 - FastAPI reads the annotations at run time
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Response
+
+from penstock.control.api.conditions import Bearer, ByEdge, ByWorkspaceKey, CoreOf, FeedOf
+from penstock.control.errors import ApiError
+from penstock.control.service import callers, edges, tunnels
+from penstock.protocol.hosts import normalize_host
+from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
+from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
+
+router: Final = APIRouter(prefix="/penstock/v1")
+
+SIGNATURE: Final = "Penstock-Signature"
+
+
+@router.post("/callers/certificates")
+async def caller_certificate(core: CoreOf, key: ByWorkspaceKey, body: CallerCertificateRequest) -> CallerCertificate:
+    """A short-lived client certificate for the API key's caller."""
+    return await callers.issue(core, key, body.csr_pem)
+
+
+@router.get("/callers/ca")
+async def caller_ca(core: CoreOf, key: ByWorkspaceKey) -> CallerCa:
+    """What a proxy needs to know callers."""
+    return CallerCa(caller_ca_pem=await callers.authority_pem(core, key))
+
+
+@router.get("/tunnels/resolve")
+async def resolve(core: CoreOf, key: ByWorkspaceKey, host: Annotated[str, Query(max_length=300)]) -> Resolution:
+    """How to reach the tunnel behind a host name."""
+    try:
+        name = normalize_host(host)
+    except ValueError as exc:
+        raise ApiError("invalid_request_error", f"host: {exc}") from exc
+    return await tunnels.resolve(core, key, name)
+
+
+@router.post("/edges/enrol")
+async def enrol(core: CoreOf, token: Bearer, body: EdgeEnrolmentRequest) -> EdgeEnrolment:
+    """Become an edge, for an enrolment token."""
+    return await edges.enrol(core, token, body)
+
+
+@router.get("/edge/snapshot")
+async def snapshot(
+    feed: FeedOf,
+    edge: ByEdge,  # noqa: ARG001 - that there is one is the condition
+    after: Annotated[int, Query(ge=-1, le=2**62)] = -1,
+    wait: Annotated[float, Query(ge=0, le=3600)] = 0,
+) -> Response:
+    """All an edge has to know, signed; 204 when nothing newer than `after` came within `wait` seconds."""
+    news = await feed.newer_than(after, wait)
+    if news is None:
+        return Response(status_code=204)
+    return Response(news.body, media_type="application/json", headers={SIGNATURE: news.signature})

@@ -1,0 +1,88 @@
+"""Settings of the control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
+
+from pydantic import Field
+
+from penstock.config.load import RoleConfig, Section
+from penstock.config.types import ByteSize, Duration, HostPort
+from penstock.telemetry.log import Level  # noqa: TC001 - as above
+
+_DAY = 86_400.0
+
+
+class TlsFiles(Section):
+    """A certificate and its key, for the API's own TLS."""
+
+    cert_file: Path
+    """PEM certificate chain, leaf first."""
+    key_file: Path
+    """PEM private key of the leaf, unencrypted."""
+
+
+class Limits(Section):
+    """What bounds one organization, one tunnel, one caller and one connection."""
+
+    tunnels_per_organization: int = Field(default=10, ge=1)
+    """Active tunnels an organization may have, over all its workspaces; archived ones do not count. The published number."""
+    certificates_per_tunnel: int = Field(default=2, ge=1)
+    """Active CA certificates a tunnel may have: two, so that a CA rotates without a pause. As published."""
+    certificates_per_caller: int = Field(default=1000, ge=1)
+    """Live certificates one API key may hold: each one is a line of every edge's snapshot. A thousand processes share a key."""
+    body: ByteSize = 64 << 10
+    """Largest request body. The largest honest one is a certificate request of RSA-4096, under 4 KiB."""
+    body_seconds: Duration = 10.0
+    """How long a request body may take to arrive."""
+    requests: int = Field(default=512, ge=1)
+    """Requests served at a time, waiting edges included; more get 529 and are told to come back."""
+
+
+class ControlConfig(RoleConfig):
+    """Settings of `penstock control`."""
+
+    data_dir: Path
+    """Folder of the database and, unless set otherwise, of the master key. Made by `initialize`, mode 0700."""
+    listen_addr: HostPort = HostPort("127.0.0.1", 8700)
+    """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
+    admin_addr: HostPort | None = HostPort("127.0.0.1", 8701)
+    """Where /healthz, /readyz and /metrics listen; null turns the admin port off."""
+    tls: TlsFiles | None = None
+    """The API's own TLS. Leave it out behind a proxy that ends TLS."""
+    log_level: Level = "info"
+    """debug, info, warn or error."""
+    shutdown_timeout: Duration = 10.0
+    """How long requests in flight may take to finish when the process stops."""
+
+    tunnel_domain: str = Field(
+        default="tunnel.penstock.internal", pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$", max_length=200
+    )
+    """What tunnel domains end in: a tunnel gets eight random letters and digits before it. Nobody has to resolve it."""
+    master_key_file: Path | None = None
+    """File of the master key that seals secrets in the database; `<data_dir>/master.key` by default. Back both up, apart."""
+    single_use_enrolment: bool = False
+    """Whether an enrolment token dies with its first use. Off, because an edge that lost its disk must come back without a
+    person, and a group of edges scales with one token; whoever holds it can take an edge's name but reads no payload."""
+
+    caller_certificate_lifetime: Duration = _DAY
+    """How long a caller's certificate holds. A day: it outlasts an outage of the control plane, and a theft does not last."""
+    edge_certificate_lifetime: Duration = 90 * _DAY
+    """How long an edge's certificate holds."""
+    change_poll_interval: Duration = Field(default=1.0, gt=0)
+    """How often a waiting edge's request looks for changes that another control process made. Own changes wake it at once;
+    five seconds is what a revocation may take in all."""
+    long_poll_limit: Duration = 30.0
+    """Longest wait of a snapshot request; proxies in between commonly cut at 60 seconds."""
+    limits: Limits = Limits()
+    """Bounds, each with its reason."""
+
+    @property
+    def database_file(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / "control.db"
+
+    @property
+    def key_file(self) -> Path:
+        """Where the master key is."""
+        return self.master_key_file or self.data_dir / "master.key"

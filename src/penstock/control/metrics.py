@@ -1,0 +1,29 @@
+"""What a control plane counts. Never an id: those are in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMetrics:
+    """The counters of one control plane."""
+
+    requests: Counter
+    seconds: Histogram
+    running: Gauge
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> ControlMetrics:
+        """Registered on `registry`."""
+        return cls(
+            requests=Counter(
+                "penstock_control_requests", "Requests, by route and status", ["route", "status"], registry=registry
+            ),
+            seconds=Histogram("penstock_control_request_seconds", "Time to answer, by route", ["route"], registry=registry),
+            running=Gauge(
+                "penstock_control_requests_running", "Requests being served, waiting edges included", registry=registry
+            ),
+        )

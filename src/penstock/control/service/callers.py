@@ -1,0 +1,79 @@
+"""Callers' certificates: a request in, a certificate of a day out, and its serial in the feed until it ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, select
+
+from penstock.control.errors import ApiError
+from penstock.control.service import roots
+from penstock.control.storage import tables
+from penstock.control.storage.database import advance_feed, lock_organization
+from penstock.errors import IdentityError
+from penstock.schema.callers import CallerCertificate
+from penstock.tls import certs
+from penstock.tls.names import caller_uri
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from penstock.control.auth.principals import WorkspaceKey
+    from penstock.control.service.core import Core
+
+_c = tables.caller_certificates
+
+
+async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificate:
+    """A client certificate for the caller behind an API key. Every name in it is ours; the request gives only the key."""
+    try:
+        public_key = certs.load_csr(csr_pem)
+    except IdentityError as exc:
+        raise ApiError("invalid_request_error", f"csr_pem: {exc.public}", detail=exc.detail, hint=exc.hint) from exc
+    now = core.now()
+    # Whole seconds, as certificates have them: the feed must not outlive or fall short of the certificate.
+    expires_at = (now + timedelta(seconds=core.config.caller_certificate_lifetime)).replace(microsecond=0)
+    async with core.database.write() as connection:
+        await lock_organization(connection, key.organization_id)
+        await _make_room(core, connection, key.id, now)
+        authority = await roots.caller_ca(core, connection, key.organization_id)
+        certificate = certs.issue_client(
+            authority,
+            public_key,
+            name=key.caller_id,
+            uri=caller_uri(key.organization_id, key.workspace_id, key.caller_id),
+            validity=certs.Validity(now - certs.CLOCK_SKEW, expires_at),
+            serial=core.new_serial(),
+        )
+        await connection.execute(
+            insert(_c).values(serial=certs.serial_hex(certificate), api_key_id=key.id, created_at=now, expires_at=expires_at)
+        )
+        await advance_feed(connection)
+    return CallerCertificate(
+        caller_id=key.caller_id,
+        organization_id=key.organization_id,
+        workspace_id=key.workspace_id,
+        certificate_pem=certs.certificate_to_pem(certificate),
+        expires_at=expires_at,
+    )
+
+
+async def authority_pem(core: Core, key: WorkspaceKey) -> str:
+    """What a proxy of this organization needs to know its callers."""
+    async with core.database.read() as connection:
+        return await roots.caller_ca_pem(connection, key.organization_id)
+
+
+async def _make_room(core: Core, connection: AsyncConnection, key_id: str, now: datetime) -> None:
+    # Expired serials are in no snapshot any more; here is where they leave the table.
+    await connection.execute(delete(_c).where(_c.c.expires_at <= now))
+    limit = core.config.limits.certificates_per_caller
+    if (await connection.execute(select(func.count()).where(_c.c.api_key_id == key_id))).scalar_one() >= limit:
+        raise ApiError(
+            "rate_limit_error",
+            f"this API key holds {limit} live caller certificates already",
+            hint="let processes keep their certificate until it ends, or give each its own key",
+        )

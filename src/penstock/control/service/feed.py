@@ -1,0 +1,120 @@
+"""What edges are told: one signed snapshot of everything they need, with a version that only ever grows.
+
+The snapshot is read in one transaction with its version, so a version names one state of the database. An edge whose
+version is current waits; any change wakes it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from penstock.control.service import roots
+from penstock.control.service.tunnels import account
+from penstock.control.storage import tables
+from penstock.control.storage.database import feed_version
+from penstock.schema.edges import CallerRecord, Snapshot, TunnelRecord
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from penstock.control.service.core import Core
+
+
+@dataclass(frozen=True, slots=True)
+class SignedSnapshot:
+    """The bytes that travel, and the base64 of their Ed25519 signature."""
+
+    version: int
+    body: bytes
+    signature: str
+
+
+class Feed:
+    """Serves snapshots to any number of waiting edges; one version is read and signed once."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._latest: SignedSnapshot | None = None
+        self._making = asyncio.Lock()
+
+    async def newer_than(self, version: int, wait: float) -> SignedSnapshot | None:
+        """The current snapshot once it is newer than `version`; None when `wait` seconds brought nothing."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(wait, self._core.config.long_poll_limit)
+        while True:
+            changes = self._core.database.changes
+            news = changes.watch()
+            if await self._version() > version:
+                return await self._snapshot()
+            left = deadline - loop.time()
+            if left <= 0 or changes.closed:
+                return None
+            # Woken by this process's writes; the interval is for those of others.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), min(left, self._core.config.change_poll_interval))
+
+    async def _version(self) -> int:
+        async with self._core.database.read() as connection:
+            return await feed_version(connection)
+
+    async def _snapshot(self) -> SignedSnapshot:
+        async with self._making, self._core.database.read() as connection:
+            version = await feed_version(connection)
+            if self._latest is None or self._latest.version != version:
+                snapshot = Snapshot(
+                    version=version,
+                    tunnels=await _tunnels(connection),
+                    callers=await _callers(self._core, connection),
+                )
+                body = snapshot.model_dump_json().encode()
+                signature = (await roots.feed_key(self._core, connection)).sign(body)
+                self._latest = SignedSnapshot(version, body, base64.b64encode(signature).decode())
+            return self._latest
+
+
+async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
+    t, c = tables.tunnels, tables.certificates
+    active = (
+        select(func.count()).where(c.c.tunnel_id == t.c.id, c.c.archived_at.is_(None)).scalar_subquery().label("certificates")
+    )
+    query = select(t.c.id, t.c.wire_id, t.c.domain, t.c.organization_id, t.c.workspace_id, t.c.verifier, active)
+    rows = await connection.execute(query.where(t.c.archived_at.is_(None)).order_by(t.c.id))
+    return tuple(
+        TunnelRecord(
+            id=row.id,
+            wire_id=row.wire_id,
+            account=account(row.organization_id),
+            domain=row.domain,
+            organization_id=row.organization_id,
+            workspace_id=row.workspace_id,
+            verifiers=(row.verifier,),
+            certificates=row.certificates,
+        )
+        for row in rows
+    )
+
+
+async def _callers(core: Core, connection: AsyncConnection) -> tuple[CallerRecord, ...]:
+    c, k = tables.caller_certificates, tables.api_keys
+    query = (
+        select(c.c.serial, c.c.expires_at, k.c.caller_id, k.c.organization_id, k.c.workspace_id)
+        .join(k, k.c.id == c.c.api_key_id)
+        .where(c.c.expires_at > core.now(), k.c.revoked_at.is_(None))
+        .order_by(c.c.serial)
+    )
+    return tuple(
+        CallerRecord(
+            serial=row.serial,
+            caller_id=row.caller_id,
+            organization_id=row.organization_id,
+            workspace_id=row.workspace_id,
+            expires_at=row.expires_at,
+        )
+        for row in await connection.execute(query)
+    )

@@ -1,0 +1,203 @@
+"""Tunnels: create, look up, list, archive, reveal the token, resolve a host. All within the workspace of the key that asks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from sqlalchemy import and_, func, insert, or_, select, update
+
+from penstock import ids
+from penstock.control.errors import ApiError
+from penstock.control.service import roots
+from penstock.control.service.pages import Page, cut, position
+from penstock.control.storage import tables
+from penstock.control.storage.database import advance_feed, lock_organization
+from penstock.control.storage.vault import Cell
+from penstock.protocol.token import MAX_EDGES
+from penstock.protocol.token import TunnelToken as AgentToken
+from penstock.schema.callers import EdgeAddress, Resolution
+from penstock.schema.tunnels import Tunnel, TunnelToken
+from penstock.secret import Secret
+from penstock.tls import certs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from penstock.control.auth.principals import WorkspaceKey
+    from penstock.control.service.core import Core
+
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+_LABEL: Final = 8  # as published: 36^8 names, and no two tunnels ever share one
+_SECRET: Final = 32
+
+_t = tables.tunnels
+
+
+async def create(core: Core, key: WorkspaceKey, display_name: str | None) -> Tunnel:
+    """A new tunnel with a domain that nobody ever had. Raises ApiError at the organization's limit."""
+    async with core.database.write() as connection:
+        await lock_organization(connection, key.organization_id)
+        await _refuse_over_limit(core, connection, key.organization_id)
+        tunnel_id, wire_id, secret = (
+            core.new_id(ids.TUNNEL),
+            str(UUID(bytes=core.entropy(16), version=4)),
+            core.entropy(_SECRET),
+        )
+        row: dict[str, Any] = {
+            "id": tunnel_id,
+            "organization_id": key.organization_id,
+            "workspace_id": key.workspace_id,
+            "wire_id": wire_id,
+            "domain": await _free_domain(core, connection),
+            "display_name": display_name,
+            "sealed_secret": core.vault.seal(secret, _cell(tunnel_id, key.organization_id)),
+            "verifier": hashlib.sha256(secret).hexdigest(),
+            "token_id": _token_id(wire_id, secret),
+            "created_at": core.now(),
+            "archived_at": None,
+        }
+        await connection.execute(insert(_t).values(row))
+        await advance_feed(connection)
+    return _tunnel(row)
+
+
+async def get(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
+    """One tunnel of the key's workspace; ApiError 404 for any other, whether it exists or not."""
+    async with core.database.read() as connection:
+        return _tunnel(await find(connection, key, tunnel_id))
+
+
+async def list_page(core: Core, key: WorkspaceKey, *, include_archived: bool, limit: int, cursor: str | None) -> Page[Tunnel]:
+    """Newest first."""
+    query = select(_t).where(_t.c.workspace_id == key.workspace_id)
+    if not include_archived:
+        query = query.where(_t.c.archived_at.is_(None))
+    if cursor is not None:
+        at, last = position(cursor)
+        query = query.where(or_(_t.c.created_at < at, and_(_t.c.created_at == at, _t.c.id < last)))
+    async with core.database.read() as connection:
+        rows = (await connection.execute(query.order_by(_t.c.created_at.desc(), _t.c.id.desc()).limit(limit + 1))).mappings()
+        return cut([_tunnel(dict(row)) for row in rows], limit)
+
+
+async def archive(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
+    """Retire a tunnel with its certificates and its token, for ever. Again on an archived one: the record as it is."""
+    async with core.database.write() as connection:
+        row = dict(await find(connection, key, tunnel_id))
+        if row["archived_at"] is None:
+            row["archived_at"] = core.now()
+            await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(archived_at=row["archived_at"]))
+            c = tables.certificates
+            await connection.execute(
+                update(c).where(c.c.tunnel_id == tunnel_id, c.c.archived_at.is_(None)).values(archived_at=row["archived_at"])
+            )
+            await advance_feed(connection)
+    return _tunnel(row)
+
+
+async def reveal_token(core: Core, key: WorkspaceKey, tunnel_id: str) -> TunnelToken:
+    """The agent's token: the published members, and where and by which CA our agents find the edges."""
+    async with core.database.read() as connection:
+        row = await find(connection, key, tunnel_id)
+        if row["archived_at"] is not None:
+            raise ApiError("conflict_error", "the tunnel is archived; it has no token any more", hint="create a new tunnel")
+        secret = core.vault.open(row["sealed_secret"], _cell(tunnel_id, key.organization_id))
+        addresses = (
+            (await connection.execute(select(tables.edges.c.agent_address).order_by(tables.edges.c.name))).scalars().all()
+        )
+        ca = certs.certificate_to_der(certs.load_certificate(await roots.edge_ca_pem(connection)))
+    token = AgentToken(
+        account=account(key.organization_id),
+        tunnel_id=UUID(row["wire_id"]),
+        secret=Secret(base64.b64encode(secret).decode()),
+        edges=tuple(dict.fromkeys(addresses))[:MAX_EDGES],
+        cas=(ca,),
+    )
+    return TunnelToken(id=row["token_id"], tunnel_token=token.encode().reveal())
+
+
+async def resolve(core: Core, key: WorkspaceKey, host: str) -> Resolution:
+    """How to reach the tunnel a host belongs to, and whom to trust there. `host` is a normalized name."""
+    # The domain itself, or one label below it: what a wildcard certificate covers.
+    candidates = [host, host.partition(".")[2]]
+    async with core.database.read() as connection:
+        query = select(_t).where(_t.c.domain.in_(candidates), _t.c.workspace_id == key.workspace_id, _t.c.archived_at.is_(None))
+        row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise ApiError(
+                "not_found_error",
+                f"no tunnel of this workspace serves {host}",
+                hint="check the URL and the API key's workspace",
+            )
+        c = tables.certificates
+        anchors = await connection.execute(
+            select(c.c.pem).where(c.c.tunnel_id == row["id"], c.c.archived_at.is_(None)).order_by(c.c.created_at.desc())
+        )
+        e = tables.edges
+        edges = await connection.execute(select(e.c.caller_host, e.c.caller_port, e.c.server_name).order_by(e.c.name))
+        return Resolution(
+            tunnel_id=row["id"],
+            domain=row["domain"],
+            trust_anchors=tuple(anchors.scalars()),
+            edges=tuple(EdgeAddress(host=at, port=port, server_name=name) for at, port, name in edges),
+            edge_ca_pem=await roots.edge_ca_pem(connection),
+        )
+
+
+async def find(connection: AsyncConnection, key: WorkspaceKey, tunnel_id: str) -> Mapping[str, Any]:
+    """The row of a tunnel in the key's workspace. Foreign and unknown are the same 404: existence is information."""
+    query = select(_t).where(_t.c.id == tunnel_id, _t.c.workspace_id == key.workspace_id)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise ApiError("not_found_error", "tunnel not found")
+    return dict(row)
+
+
+def account(organization_id: str) -> str:
+    """What stands for the organization in tokens and registrations: 32 hex digits, as the stock agent expects."""
+    return UUID(organization_id).hex
+
+
+async def _refuse_over_limit(core: Core, connection: AsyncConnection, organization_id: str) -> None:
+    limit = core.config.limits.tunnels_per_organization
+    query = select(func.count()).where(_t.c.organization_id == organization_id, _t.c.archived_at.is_(None))
+    if (await connection.execute(query)).scalar_one() >= limit:
+        raise ApiError(
+            "invalid_request_error",
+            f"Organization already has the maximum of {limit} non-archived Tunnels",  # the published words
+            hint="archive a tunnel that is no longer used",
+        )
+
+
+async def _free_domain(core: Core, connection: AsyncConnection) -> str:
+    while True:
+        domain = f"{_random_label(core)}.{core.config.tunnel_domain}"
+        if (await connection.execute(select(_t.c.id).where(_t.c.domain == domain))).one_or_none() is None:
+            return domain
+
+
+def _random_label(core: Core) -> str:
+    number = int.from_bytes(core.entropy(16), "big")  # 128 bits over 36^8: the bias is below 2^-80
+    letters: list[str] = []
+    for _ in range(_LABEL):
+        number, index = divmod(number, len(_ALPHABET))
+        letters.append(_ALPHABET[index])
+    return "".join(letters)
+
+
+def _token_id(wire_id: str, secret: bytes) -> str:
+    # Stable for a value, new with every value, and not the verifier edges hold.
+    return f"{ids.TOKEN}_{hashlib.sha256(b'penstock token id' + wire_id.encode() + secret).hexdigest()}"
+
+
+def _tunnel(row: Mapping[Any, Any]) -> Tunnel:
+    return Tunnel.model_validate({name: row[name] for name in ("id", "archived_at", "created_at", "display_name", "domain")})
+
+
+def _cell(tunnel_id: str, organization_id: str) -> Cell:
+    return Cell("tunnels", "sealed_secret", tunnel_id, organization_id)

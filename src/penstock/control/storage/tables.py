@@ -1,0 +1,153 @@
+"""The tables, as code sees them. Migrations make them; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps none, so it is stored naive and given back aware."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Aware to naive UTC."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - as above
+        """Naive UTC to aware."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata: Final = MetaData()
+
+# One row; its lock is what orders all changes that edges have to hear of.
+feed = Table("feed", metadata, Column("id", Integer, primary_key=True), Column("version", Integer, nullable=False))
+
+organizations = Table(
+    "organizations",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("organization_id", String(36), ForeignKey("organizations.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("organization_id", String(36), ForeignKey("organizations.id"), nullable=False),
+    Column("workspace_id", String(80), ForeignKey("workspaces.id"), nullable=False),
+    Column("caller_id", String(80), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+# The roots: caller CA (one an organization), edge CA and feed key.
+roots = Table(
+    "roots",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("organization_id", String(36), ForeignKey("organizations.id")),
+    Column("public", Text, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+tunnels = Table(
+    "tunnels",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("organization_id", String(36), ForeignKey("organizations.id"), nullable=False),
+    Column("workspace_id", String(80), ForeignKey("workspaces.id"), nullable=False),
+    Column("wire_id", String(36), nullable=False, unique=True),
+    # Unique over archived rows too, and rows are never deleted: a domain is never given twice.
+    Column("domain", String(255), nullable=False, unique=True),
+    Column("display_name", Text),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("verifier", String(64), nullable=False),
+    Column("token_id", String(80), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("archived_at", UtcDateTime),
+    Index("tunnels_of_workspace", "workspace_id", "created_at", "id"),
+    Index("tunnels_of_organization", "organization_id", "archived_at"),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("tunnel_id", String(80), ForeignKey("tunnels.id"), nullable=False),
+    Column("pem", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("archived_at", UtcDateTime),
+    Index("certificates_of_tunnel", "tunnel_id", "created_at", "id"),
+    Index("certificates_once_a_tunnel", "tunnel_id", "fingerprint", unique=True, sqlite_where=text("archived_at IS NULL")),
+)
+
+caller_certificates = Table(
+    "caller_certificates",
+    metadata,
+    Column("serial", String(64), primary_key=True),
+    Column("api_key_id", String(80), ForeignKey("api_keys.id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Index("certificates_of_key", "api_key_id"),
+)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("spent_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+
+edges = Table(
+    "edges",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("name", String(63), nullable=False, unique=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("server_name", String(255), nullable=False),
+    Column("caller_host", String(255), nullable=False),
+    Column("caller_port", Integer, nullable=False),
+    Column("agent_address", String(270), nullable=False),
+    Column("serial", String(64), nullable=False),
+    Column("enrolled_at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,55 @@
+"""What the edge knows of tunnels and callers: one immutable index of one snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from penstock.schema.edges import CallerRecord, Snapshot, TunnelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A snapshot, found by the names that arrive on the wire. What is not in it does not exist."""
+
+    version: int
+    tunnels: Mapping[UUID, TunnelRecord]
+    domains: Mapping[str, TunnelRecord]
+    callers: Mapping[str, CallerRecord]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Directory:
+        """The index of `snapshot`."""
+        return cls(
+            version=snapshot.version,
+            tunnels={UUID(tunnel.wire_id): tunnel for tunnel in snapshot.tunnels},
+            domains={tunnel.domain: tunnel for tunnel in snapshot.tunnels},
+            callers={caller.serial: caller for caller in snapshot.callers},
+        )
+
+    def tunnel_of(self, host: str) -> TunnelRecord | None:
+        """The tunnel of `host` (normalized): `<route>.<domain>`, or the bare domain, which a stock caller sends."""
+        return self.domains.get(host.partition(".")[2]) or self.domains.get(host)
+
+
+NOTHING: Final = Directory(version=-1, tunnels={}, domains={}, callers={})
+"""Before the first snapshot."""
+
+
+def revoked_callers(old: Directory, new: Directory, now: datetime) -> frozenset[str]:
+    """Serials whose live streams are to be cut.
+
+    A record that leaves the feed because its certificate ran out ends nothing: its streams were opened in time, and a
+    caller renews for the next one.
+    """
+    return frozenset(serial for serial, record in old.callers.items() if serial not in new.callers and record.expires_at > now)
+
+
+def closed_tunnels(old: Directory, new: Directory) -> frozenset[UUID]:
+    """Wire ids whose links are to be closed: archived since. A rotated secret closes nothing (published semantics)."""
+    return frozenset(old.tunnels.keys() - new.tunnels.keys())

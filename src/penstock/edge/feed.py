@@ -1,0 +1,97 @@
+"""The change feed as the rest of the edge sees it: the newest directory, how old it is, and a way to wait for a newer one.
+
+Pages are believed for their signature alone, whoever delivered them, disk included; a version is never lowered, so that
+nobody can bring a revoked caller back by replaying an older page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+
+from penstock.edge.directory import NOTHING, Directory
+from penstock.errors import IdentityError
+from penstock.schema.edges import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.edge.state import StoredSnapshot
+
+
+def verified_snapshot(key: bytes, stored: StoredSnapshot) -> Snapshot:
+    """The snapshot inside `stored` if `key` (raw Ed25519) signed exactly these bytes; IdentityError otherwise."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, stored.body)
+    except InvalidSignature:
+        raise IdentityError(
+            "A snapshot is not signed by this edge's control plane.",
+            hint="something between edge and control changes answers, or control was set up anew: enrol this edge again",
+        ) from None
+    try:
+        return Snapshot.model_validate_json(stored.body)
+    except ValidationError as exc:
+        raise IdentityError("A signed snapshot cannot be read.", detail=f"{exc.error_count()} wrong fields") from None
+
+
+class Feed:
+    """Holds the newest directory. `on_change(old, new)` is called for every newer one, in order."""
+
+    def __init__(self, *, stale_limit: float, clock: Callable[[], float]) -> None:
+        self.directory: Directory = NOTHING
+        self.confirmed_at: float | None = None
+        self._stale_limit = stale_limit
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._listeners: list[Callable[[Directory, Directory], None]] = []
+
+    @property
+    def version(self) -> int:
+        """The version held; -1 before the first."""
+        return self.directory.version
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether control has been silent for so long that what is held decides nothing new."""
+        return self.confirmed_at is None or self._clock() - self.confirmed_at > self._stale_limit
+
+    def listen(self, on_change: Callable[[Directory, Directory], None]) -> None:
+        """Call `on_change(old, new)` for every newer directory."""
+        self._listeners.append(on_change)
+
+    def confirm(self, at: float) -> None:
+        """Control vouched at `at` for what is held."""
+        self.confirmed_at = max(at, self.confirmed_at or at)
+
+    def accept(self, key: bytes, stored: StoredSnapshot) -> bool:
+        """Take over `stored`: True when it is newer than what is held. IdentityError when it may not be believed."""
+        snapshot = verified_snapshot(key, stored)
+        if snapshot.version < self.version:
+            raise IdentityError(
+                "The control plane's feed went backwards.",
+                detail=f"version {snapshot.version} after {self.version}",
+                hint="control was restored from a backup, or an old page is replayed; remove the state folder and enrol again",
+            )
+        self.confirm(stored.confirmed_at)
+        if snapshot.version == self.version:
+            return False
+        old, self.directory = self.directory, Directory.of(snapshot)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        for listener in self._listeners:
+            listener(old, self.directory)
+        return True
+
+    async def wait_until(self, holds: Callable[[Directory], bool], timeout: float) -> bool:
+        """Whether `holds` comes to be true of the directory within `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not holds(self.directory):
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,215 @@
+"""The edge's side of the control plane: it enrols once, then follows the feed for as long as it lives.
+
+The control plane away means only that nothing new is learned: what is held goes on deciding until `stale_limit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+from pydantic import ValidationError
+
+from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identity_of
+from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
+from penstock.net.backoff import Backoff
+from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.secret import Secret
+from penstock.tls import certs, contexts
+from penstock.tls.names import edge_server_name
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.config.types import HostPort
+    from penstock.edge.config import EdgeConfig
+    from penstock.edge.feed import Feed
+
+_WAIT: Final = 25  # seconds a long poll stays: below the 30 s at which common proxies cut
+_ANSWER: Final = 10.0  # seconds for anything but the wait
+_FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
+_MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
+_SIGNATURE: Final = "penstock-signature"
+
+
+class Follower:
+    """Keeps one feed fed."""
+
+    def __init__(self, config: EdgeConfig, state: EdgeState, feed: Feed, log: FilteringBoundLogger) -> None:
+        self._config = config
+        self._state = state
+        self._feed = feed
+        self._log = log
+        self._client = httpx2.AsyncClient(
+            base_url=config.control_url,
+            verify=contexts.control_client(config.control_ca_file),
+            timeout=_ANSWER,
+            trust_env=False,  # the control plane is ours: a company's proxy variables are not for it
+        )
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def identify(self, callers: HostPort, agents: HostPort) -> EdgeIdentity:
+        """The identity on disk, or a new one: enrolled under the addresses that peers will dial."""
+        await asyncio.to_thread(self._state.prepare)
+        identity = await asyncio.to_thread(self._state.load_identity)
+        return identity or await self._enrol(callers, agents)
+
+    async def catch_up(self, identity: EdgeIdentity) -> None:
+        """What is on disk, then what is new if control answers soon; without either the edge starts, and is not ready."""
+        stored = await asyncio.to_thread(self._state.load_snapshot)
+        if stored is not None:
+            try:
+                self._feed.accept(identity.feed_key, stored)
+            except IdentityError as exc:
+                self._log.warning("stored snapshot dropped", reason=exc.public)
+        try:
+            async with asyncio.timeout(_FIRST_PULL):
+                await self._pull(identity, wait=0)
+        except (TimeoutError, PenstockError) as exc:
+            self._log.warning("control plane does not answer", reason=_public(exc), version=self._feed.version)
+
+    async def _enrol(self, callers: HostPort, agents: HostPort) -> EdgeIdentity:
+        token = await asyncio.to_thread(_read_token, self._config)
+        key = certs.make_ec_key()
+        key_pem = certs.key_to_pem(key)
+        request = EdgeEnrolmentRequest(
+            name=self._config.name,
+            caller_address=str(callers),
+            agent_address=str(agents),
+            csr_pem=certs.make_csr(key, edge_server_name(self._config.name)),
+        )
+        enrolment = await self._post_until_answered(request, token)
+        try:
+            identity = identity_of(enrolment, key_pem)
+        except (ValueError, binascii.Error):
+            raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from None
+        await asyncio.to_thread(self._state.save_identity, enrolment, key_pem)
+        self._log.info("edge enrolled", edge=identity.edge_id, name=self._config.name)
+        return identity
+
+    async def _post_until_answered(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
+        """Control may start after the edge does; a refusal is final, silence is not, for `start_timeout`."""
+        waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=5.0)
+        try:
+            async with asyncio.timeout(self._config.start_timeout):
+                while True:
+                    try:
+                        return await self._post(request, token)
+                    except UnavailableError as exc:
+                        self._log.info("control plane does not answer", reason=exc.public, detail=exc.detail)
+                        await asyncio.sleep(waits.next())
+        except TimeoutError:
+            raise UnavailableError(
+                f"The control plane at {self._config.control_url} does not enrol this edge.",
+                hint="check control_url, and that control runs",
+            ) from None
+
+    async def _post(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
+        try:
+            response = await self._client.post(
+                "/penstock/v1/edges/enrol", json=request.model_dump(mode="json"), headers=_bearer(token)
+            )
+        except httpx2.HTTPError as exc:
+            raise UnavailableError("The control plane does not answer.", detail=str(exc)) from exc
+        if response.status_code >= 500 or response.status_code == 429:
+            raise UnavailableError("The control plane is busy.", detail=f"status {response.status_code}")
+        if response.status_code not in {200, 201}:
+            raise IdentityError(
+                "The control plane refused to enrol this edge.",
+                detail=f"status {response.status_code}: {response.text[:300]}",
+                hint="the enrolment token may be spent, revoked or of another control plane; make a new one there",
+            )
+        try:
+            return EdgeEnrolment.model_validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from exc
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    async def follow(self, identity: EdgeIdentity) -> None:
+        """Long polls, one after the other, for ever."""
+        waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=2.0)  # 5 s is what a revocation may take
+        while True:
+            try:
+                await self._pull(identity, wait=_WAIT)
+                waits.reset()
+            except PenstockError as exc:
+                self._log.warning("feed interrupted", reason=exc.public, detail=exc.detail, hint=exc.hint)
+                await asyncio.sleep(waits.next())
+
+    async def _pull(self, identity: EdgeIdentity, *, wait: int) -> None:
+        """One request: what is newer than what is held, or the word that nothing is."""
+        try:
+            async with self._client.stream(
+                "GET",
+                "/penstock/v1/edge/snapshot",
+                params={"after": self._feed.version, "wait": wait},
+                headers=_bearer(identity.credential),
+                timeout=httpx2.Timeout(_ANSWER, read=wait + _ANSWER),
+            ) as response:
+                body = await _read_body(response)
+        except httpx2.HTTPError as exc:
+            raise UnavailableError("The control plane does not answer.", detail=str(exc) or type(exc).__name__) from exc
+        now = time.time()
+        match response.status_code:
+            case 204:
+                self._feed.confirm(now)
+                await asyncio.to_thread(self._state.confirm_snapshot, now)
+            case 200:
+                stored = StoredSnapshot(body, _signature(response.headers.get(_SIGNATURE, "")), now)
+                if self._feed.accept(identity.feed_key, stored):
+                    self._log.info("feed advanced", version=self._feed.version)
+                    await asyncio.to_thread(self._state.save_snapshot, stored)
+            case 401 | 403:
+                raise IdentityError(
+                    "The control plane no longer knows this edge.",
+                    hint=f"remove {self._config.state_dir} and start with an enrolment token to enrol again",
+                )
+            case status:
+                raise UnavailableError("The control plane does not give the feed.", detail=f"status {status}")
+
+
+async def _read_body(response: httpx2.Response) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > _MAX_BODY:
+            raise UnavailableError("The control plane's snapshot is too large.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _read_token(config: EdgeConfig) -> Secret:
+    file = config.enrolment_token_file
+    if file is None:
+        raise ConfigError(
+            "This edge has no identity yet and no enrolment token.",
+            hint="set enrolment_token_file to a file with a token made by the control plane",
+        )
+    return Secret(contexts.read_pem(file).strip())
+
+
+def _signature(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return b""  # verifies under no key
+
+
+def _bearer(secret: Secret) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret.reveal()}"}
+
+
+def _public(exc: BaseException) -> str:
+    return exc.public if isinstance(exc, PenstockError) else "timed out"

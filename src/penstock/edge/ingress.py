@@ -1,0 +1,245 @@
+"""Callers on an edge: one mutual-TLS connection, one upgrade head, one decision, then bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from penstock.edge.admission import Admission, admit_caller
+from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, stream_request
+from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
+from penstock.edge.routing import choose
+from penstock.errors import IdentityError, TunnelError, TunnelErrorCode
+from penstock.net import relay
+from penstock.net.closing import close_gently
+from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
+from penstock.net.streams import ByteStream
+from penstock.net.transports import cut
+from penstock.net.upgrade import UpgradeListener, UpgradeRequest
+from penstock.protocol.metadata import REPLICA
+from penstock.tls.names import CallerIdentity, caller_identity
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.edge.config import EdgeLimits
+    from penstock.edge.feed import Feed
+    from penstock.edge.metrics import EdgeMetrics
+    from penstock.edge.sessions import AgentSession, Sessions
+    from penstock.net.link.stream import Headers
+    from penstock.net.relay import RelayResult
+    from penstock.net.tasks import Tasks
+
+_RETRY_AFTER: Final = 1  # seconds: an agent's link is back within about that
+
+
+class Ingress:
+    """All callers of one edge."""
+
+    def __init__(
+        self,
+        *,
+        feed: Feed,
+        sessions: Sessions,
+        limits: EdgeLimits,
+        metrics: EdgeMetrics,
+        tasks: Tasks,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._feed = feed
+        self._sessions = sessions
+        self._limits = limits
+        self._metrics = metrics
+        self._tasks = tasks
+        self._log = log
+        self.waiting = 0
+        """Callers whose stream is being decided on and opened."""
+        self._stopping = False
+        self._live: set[_Live] = set()
+        feed.listen(self._cut_revoked)
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol of one caller's connection."""
+        return UpgradeListener(
+            self._requested,
+            on_refused=self._count,
+            head_limit=self._limits.head_bytes,
+            head_timeout=self._limits.head_seconds,
+        )
+
+    @property
+    def live(self) -> int:
+        """Streams being relayed."""
+        return len(self._live)
+
+    def stop(self) -> None:
+        """Take nothing new; those who come are sent to another edge, or back in a moment."""
+        self._stopping = True
+
+    def cut_all(self) -> None:
+        """End every stream at once."""
+        for live in list(self._live):
+            live.cut()
+
+    # --- one caller -------------------------------------------------------------------------------------------------
+
+    def _requested(self, request: UpgradeRequest) -> None:
+        if self.waiting + len(self._live) >= self._limits.callers:
+            self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "The edge is full.", retry_after=_RETRY_AFTER))
+            return
+        if self._stopping:
+            self._refuse(request, _unavailable("This edge is stopping."))
+            return
+        task = self._tasks.spawn(self._serve(request), "caller")
+        request.on_gone = lambda: _cancel(task)
+
+    async def _serve(self, request: UpgradeRequest) -> None:
+        self.waiting += 1
+        self._metrics.callers.set(self.waiting)
+        try:
+            admission = await self._admit(request)
+            session, stream, answer = await self._open(admission, request)
+            if answer.is_upgrade:
+                self._join(admission, request, session, stream, answer)
+            else:
+                await self._pass_on(request, session, stream, answer)
+        except TunnelError as exc:
+            self._refuse(request, exc)
+        finally:
+            self.waiting -= 1
+            self._metrics.callers.set(self.waiting)
+            request.on_gone = None
+
+    async def _admit(self, request: UpgradeRequest) -> Admission:
+        identity = _identity(request)
+        feed = self._feed
+        await feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
+        if feed.is_stale:
+            raise TunnelError(
+                TunnelErrorCode.AGENT_UNAVAILABLE,
+                "This edge has had no word from its control plane for too long.",
+                retry_after=_RETRY_AFTER,
+            )
+        return admit_caller(feed.directory, identity, request.host, datetime.now(UTC))
+
+    async def _open(self, admission: Admission, request: UpgradeRequest) -> tuple[AgentSession, LinkStream, Answer]:
+        """A stream on the best link; on the next best while links refuse it or are lost before they answered.
+
+        Nothing but the upgrade's head has been sent then, so trying again repeats no byte of the caller's.
+        """
+        head = stream_request(admission.host, request.path, request.headers)
+        asked = request.header(REPLICA)
+        replica = asked.decode("ascii", "replace") if asked is not None else None
+        tunnel_id = UUID(admission.tunnel.wire_id)
+        tried: list[AgentSession] = []
+        while (session := choose(self._sessions.links_of(tunnel_id), replica=replica, tried=tried)) is not None:
+            tried.append(session)
+            try:
+                stream = session.link.open_stream(head)
+                async with asyncio.timeout(self._limits.open_seconds):
+                    return session, stream, _read_answer(stream, await stream.response())
+            except StreamRefusedError:
+                continue
+            except StreamLostError as exc:
+                if exc.code is not None:
+                    raise _unavailable("The agent gave the stream up.", detail=f"code {exc.code}") from exc
+            except TimeoutError as exc:
+                raise _unavailable("The agent did not answer in time.") from exc
+        raise _unavailable("No agent of this tunnel takes streams now.", detail=f"links tried: {len(tried)}")
+
+    def _join(
+        self, admission: Admission, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer
+    ) -> None:
+        early = request.accept([*answer.headers, (REPLICA, session.connector_id.encode())])
+        live = _Live(admission, request.transport, stream)
+        self._live.add(live)
+        self._metrics.opened.labels("accepted").inc()
+        self._metrics.streams.set(len(self._live))
+
+        def done(result: RelayResult) -> None:
+            self._live.discard(live)
+            self._metrics.streams.set(len(self._live))
+            self._metrics.relayed.labels("to_agent").inc(result.a_to_b)
+            self._metrics.relayed.labels("to_caller").inc(result.b_to_a)
+
+        relay.join(request.transport, stream, to_b=early, on_done=done)
+
+    async def _pass_on(self, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer) -> None:
+        """The agent's or the proxy's own refusal, with as much of its text as fits a page."""
+        pipe = ByteStream.over(stream)
+        body = b""
+        try:
+            async with asyncio.timeout(self._limits.open_seconds):
+                while len(body) < BODY_LIMIT and (data := await pipe.read(BODY_LIMIT - len(body))):
+                    body += data
+        except (TimeoutError, ConnectionError):
+            pass  # the status is what counts
+        finally:
+            stream.abort()
+        self._metrics.opened.labels("refused_behind").inc()
+        request.on_gone = None
+        request.transport.write(refusal(answer, body, session.connector_id))
+        close_gently(request.transport)
+
+    def _refuse(self, request: UpgradeRequest, error: TunnelError) -> None:
+        self._count(error)
+        request.refuse(error)
+
+    def _count(self, error: TunnelError) -> None:
+        self._metrics.opened.labels(error.code.value).inc()
+        self._log.info("caller refused", code=error.code.value, reason=error.public, detail=error.detail)
+
+    # --- the feed ---------------------------------------------------------------------------------------------------
+
+    def _cut_revoked(self, old: Directory, new: Directory) -> None:
+        """Streams of revoked callers and archived tunnels end within the feed's delay, whatever they are doing."""
+        revoked = revoked_callers(old, new, datetime.now(UTC))
+        archived = {str(tunnel_id) for tunnel_id in closed_tunnels(old, new)}
+        for live in list(self._live):
+            if live.admission.caller.serial in revoked or live.admission.tunnel.wire_id in archived:
+                live.cut()
+
+
+class _Live:
+    """One stream being relayed."""
+
+    __slots__ = ("admission", "caller", "stream")
+
+    def __init__(self, admission: Admission, caller: asyncio.Transport, stream: LinkStream) -> None:
+        self.admission = admission
+        self.caller = caller
+        self.stream = stream
+
+    def cut(self) -> None:
+        cut(self.stream)
+        cut(self.caller)
+
+
+def _read_answer(stream: LinkStream, head: Headers) -> Answer:
+    try:
+        return answer_of(head)
+    except TunnelError:
+        stream.abort()
+        raise
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def _identity(request: UpgradeRequest) -> CallerIdentity:
+    der: bytes | None = request.transport.get_extra_info("peercert_der")
+    try:
+        if der is None:
+            raise IdentityError("There is no client certificate.")
+        return caller_identity(der)
+    except IdentityError as exc:
+        raise TunnelError(
+            TunnelErrorCode.CALLER_FORBIDDEN, "This caller's certificate is not accepted.", detail=exc.public
+        ) from exc
+
+
+def _unavailable(public: str, *, detail: str | None = None) -> TunnelError:
+    return TunnelError(TunnelErrorCode.AGENT_UNAVAILABLE, public, detail=detail, retry_after=_RETRY_AFTER)

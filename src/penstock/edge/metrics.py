@@ -1,0 +1,35 @@
+"""What an edge counts. Never a host or a path: those are the callers' business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeMetrics:
+    """The counters and gauges of one edge."""
+
+    links: Gauge
+    callers: Gauge
+    streams: Gauge
+    opened: Counter
+    registrations: Counter
+    relayed: Counter
+    feed_version: Gauge
+
+    @classmethod
+    def on(cls, registry: CollectorRegistry) -> EdgeMetrics:
+        """Registered on `registry`."""
+        return cls(
+            links=Gauge("penstock_edge_links", "Registered agent links", registry=registry),
+            callers=Gauge("penstock_edge_callers", "Caller connections waiting for a decision", registry=registry),
+            streams=Gauge("penstock_edge_streams", "Streams being relayed", registry=registry),
+            opened=Counter("penstock_edge_streams_opened", "Streams asked for, by outcome", ["outcome"], registry=registry),
+            registrations=Counter(
+                "penstock_edge_registrations", "Registrations of links, by outcome", ["outcome"], registry=registry
+            ),
+            relayed=Counter("penstock_edge_relayed_bytes", "Bytes relayed", ["direction"], registry=registry),
+            feed_version=Gauge("penstock_edge_feed_version", "Version of the directory in force", registry=registry),
+        )

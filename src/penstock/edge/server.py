@@ -1,0 +1,140 @@
+"""The composition root of an edge."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from penstock.config.types import HostPort
+from penstock.edge.feed import Feed
+from penstock.edge.follow import Follower
+from penstock.edge.ingress import Ingress
+from penstock.edge.metrics import EdgeMetrics
+from penstock.edge.sessions import Sessions
+from penstock.edge.state import EdgeIdentity, EdgeState
+from penstock.net.listen import Listener, listen_tls
+from penstock.net.tasks import Tasks
+from penstock.telemetry.health import AdminServer, healthz, readyz
+from penstock.telemetry.log import get_logger
+from penstock.telemetry.metrics import metrics_page, new_registry
+from penstock.tls import contexts
+from penstock.tls.certs import KeyPair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.edge.config import EdgeConfig
+
+
+class Edge:
+    """One edge. `start` returns when it listens; `stop` lets streams finish, within `limits.stop_seconds`."""
+
+    def __init__(self, config: EdgeConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._log = get_logger("edge")
+        self._tasks = Tasks(self._failed)
+        registry = new_registry()
+        metrics = EdgeMetrics.on(registry)
+        self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
+        self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
+        self._follower = Follower(config, EdgeState(config.state_dir), self.feed, self._log)
+        self.sessions = Sessions(
+            name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
+        )
+        self.ingress = Ingress(
+            feed=self.feed,
+            sessions=self.sessions,
+            limits=config.limits,
+            metrics=metrics,
+            tasks=self._tasks,
+            log=self._log,
+        )
+        pages = {"/healthz": healthz, "/readyz": readyz(self.why_not_ready), "/metrics": metrics_page(registry)}
+        self._admin = AdminServer(config.admin_addr, pages) if config.admin_addr is not None else None
+        self._callers: Listener | None = None
+        self._agents: Listener | None = None
+
+    # --- addresses --------------------------------------------------------------------------------------------------
+
+    @property
+    def callers_address(self) -> HostPort:
+        """Where callers are accepted, as bound."""
+        return _bound(self._callers)
+
+    @property
+    def agents_address(self) -> HostPort:
+        """Where agents are accepted, as bound."""
+        return _bound(self._agents)
+
+    @property
+    def admin_address(self) -> HostPort | None:
+        """The admin port, as bound."""
+        return self._admin.address if self._admin is not None else None
+
+    def why_not_ready(self) -> str | None:
+        """None when streams can be decided on."""
+        if self._callers is None:
+            return "not started"
+        return "no word from the control plane" if self.feed.is_stale else None
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind, enrol if need be, catch up with the feed, accept. What was begun is undone when it fails."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self._config
+        identity: EdgeIdentity = await self._follower.identify(
+            config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
+        )
+        await self._follower.catch_up(identity)
+        self._tasks.spawn(self._follower.follow(identity), "feed")
+        pair = KeyPair(identity.certificate_pem, identity.key_pem)
+        limits = config.limits
+        self._agents = await listen_tls(
+            config.agents_addr.host,
+            config.agents_addr.port,
+            self.sessions.accept,
+            context=contexts.edge_agents(pair),
+            handshake_timeout=limits.registration_seconds,
+        )
+        self._callers = await listen_tls(
+            config.callers_addr.host,
+            config.callers_addr.port,
+            self.ingress.accept,
+            context=contexts.edge_callers(pair, [identity.caller_ca_pem]),
+            handshake_timeout=limits.head_seconds,
+        )
+        if self._admin is not None:
+            await self._admin.start()
+        self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
+
+    async def stop(self) -> None:
+        """Accept nothing new, let streams finish, close."""
+        for listener in (self._callers, self._agents):
+            if listener is not None:
+                listener.close()
+        self.ingress.stop()
+        await self.sessions.drain(self._config.limits.stop_seconds)
+        self.ingress.cut_all()
+        await self._tasks.aclose()
+        await self._follower.aclose()
+        if self._admin is not None:
+            await self._admin.stop()
+        self._callers = self._agents = None
+
+    def _failed(self, name: str, exc: BaseException) -> None:
+        self._log.error("background task failed", task=name, error=type(exc).__name__, exc_info=exc)
+
+
+def _bound(listener: Listener | None) -> HostPort:
+    if listener is None:
+        msg = "the edge is not started"
+        raise RuntimeError(msg)
+    host, port = listener.addresses[0]
+    return HostPort(host, port)

@@ -1,0 +1,285 @@
+"""Agents on an edge: their links from TLS to the end, and which of them carry a tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from uuid import UUID, uuid4
+
+from penstock.edge.admission import AgentRefused, admit_agent
+from penstock.errors import PenstockError
+from penstock.net.link import Link, LinkLimits, LinkStream
+from penstock.net.streams import ByteStream
+from penstock.protocol import metadata
+from penstock.protocol.http2 import Role, Settings, WindowBudget
+from penstock.protocol.registration import Aborted, Register, RegistrationServer, Unregister, UpdateLocalConfiguration
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.edge.config import EdgeLimits
+    from penstock.edge.feed import Feed
+    from penstock.edge.metrics import EdgeMetrics
+    from penstock.net.tasks import Tasks
+    from penstock.schema.edges import TunnelRecord
+
+_CONTROL_REQUEST: Final = [
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":authority", metadata.EDGE_SERVER_NAME.encode()),
+    (b":path", b"/"),
+    (metadata.UPGRADE, metadata.CONTROL_STREAM),
+]
+_GOODBYE: Final = 3.0  # seconds: TLS gives a peer two to end after us
+_READ: Final = 16 * 1024  # registration messages are a few hundred bytes each
+
+
+class Sessions:
+    """All links of one edge."""
+
+    def __init__(
+        self, *, name: str, feed: Feed, limits: EdgeLimits, metrics: EdgeMetrics, tasks: Tasks, log: FilteringBoundLogger
+    ) -> None:
+        self.name = name
+        self.feed = feed
+        self.limits = limits
+        self.metrics = metrics
+        self.tasks = tasks
+        self.log = log
+        self.settings = Settings(max_concurrent_streams=limits.streams_a_link)
+        self.budget = WindowBudget()
+        self._stopping = False
+        self._open: set[AgentSession] = set()
+        self._registered: dict[UUID, set[AgentSession]] = {}
+        feed.listen(lambda _, new: self._close_unknown(new.tunnels.keys()))
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol of one accepted connection. A busy edge ends it at once: a stock agent retries that for ever."""
+        if self._stopping or len(self._open) >= self.limits.links:
+            self.metrics.registrations.labels("busy").inc()
+            return _TurnedAway()
+        return AgentSession(self).link
+
+    def links_of(self, tunnel_id: UUID) -> Iterable[AgentSession]:
+        """The registered links of a tunnel."""
+        return self._registered.get(tunnel_id, ())
+
+    @property
+    def registered(self) -> int:
+        """Links that carry streams or could."""
+        return sum(map(len, self._registered.values()))
+
+    @property
+    def open(self) -> int:
+        """Links that are up, registered or not."""
+        return len(self._open)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new streams, let those that are open finish, and close every link; bounded by `seconds`."""
+        self._stopping = True
+        for session in list(self._open):
+            session.link.drain()
+        if not await self._all_within((session.link.drained(besides=session.control) for session in list(self._open)), seconds):
+            self.log.warning("streams cut at the end of the drain", links=len(self._open))
+        for session in list(self._open):
+            session.link.close()
+        if not await self._all_within((session.link.gone() for session in list(self._open)), _GOODBYE):
+            for session in list(self._open):
+                session.link.abort()
+
+    async def _all_within(self, waits: Iterable[Coroutine[None, None, None]], seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for wait in waits:
+                    group.create_task(wait)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- what sessions report ---------------------------------------------------------------------------------------
+
+    def opened(self, session: AgentSession) -> bool:
+        """TLS is up; False when the edge has begun to stop meanwhile."""
+        if not self._stopping:
+            self._open.add(session)
+        return not self._stopping
+
+    def registered_as(self, session: AgentSession, tunnel_id: UUID) -> None:
+        """It carries this tunnel's streams from now on."""
+        self._registered.setdefault(tunnel_id, set()).add(session)
+        self.metrics.links.set(self.registered)
+
+    def closed(self, session: AgentSession) -> None:
+        """It is gone."""
+        self._open.discard(session)
+        self.unregistered(session)
+
+    def unregistered(self, session: AgentSession) -> None:
+        """It takes no new streams."""
+        tunnel_id = session.tunnel_id
+        links = self._registered.get(tunnel_id) if tunnel_id is not None else None
+        if links is not None and tunnel_id is not None:
+            links.discard(session)
+            if not links:
+                del self._registered[tunnel_id]
+        self.metrics.links.set(self.registered)
+
+    def _close_unknown(self, known: Iterable[UUID]) -> None:
+        """Archived: cut. A rotated secret closes nothing, as published; live links stay, new ones need the new value."""
+        for tunnel_id in self._registered.keys() - set(known):
+            for session in list(self._registered[tunnel_id]):
+                self.log.info("link closed: its tunnel is archived", connector=session.connector_id)
+                session.link.abort()
+
+
+class AgentSession:
+    """One accepted link."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        limits = sessions.limits
+        self.link = Link(
+            Role.EDGE,
+            self,
+            settings=sessions.settings,
+            limits=LinkLimits(ping_interval=limits.ping_interval, ping_timeout=limits.ping_timeout),
+            budget=sessions.budget,
+        )
+        self.connector_id = ""
+        self.tunnel_id: UUID | None = None
+        self.control: LinkStream | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # --- routing.Candidate ------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Streams open now, the control stream too: it is one on every link."""
+        return self.link.load
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a stream may be opened."""
+        return self.link.is_open
+
+    # --- link.LinkOwner ---------------------------------------------------------------------------------------------
+
+    def link_made(self, link: Link) -> None:
+        """TLS is up: the edge opens the control stream, the agent registers on it."""
+        if self._sessions.opened(self):
+            self._task = self._sessions.tasks.spawn(self._serve(link), "agent session")
+        else:
+            link.close()
+
+    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+        """Never called: on this wire only edges open streams."""
+
+    def link_lost(self, link: Link, exc: Exception | None) -> None:  # noqa: ARG002 - LinkOwner's signature
+        """Gone, with every stream."""
+        self._sessions.closed(self)
+        if self.tunnel_id is not None:
+            self._sessions.log.info("Unregistered tunnel connection", connector=self.connector_id, reason=_reason(exc))
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    # --- the control stream -----------------------------------------------------------------------------------------
+
+    async def _serve(self, link: Link) -> None:
+        log = self._sessions.log
+        try:
+            async with asyncio.timeout(self._sessions.limits.registration_seconds) as deadline:
+                self.control = link.open_stream(_CONTROL_REQUEST)
+                await self.control.response()
+                await self._converse(ByteStream.over(self.control), deadline)
+            await self._finish(link)
+        except TimeoutError:
+            log.info("link closed: no registration in time")
+        except PenstockError as exc:
+            log.info("link closed: its control stream failed", reason=exc.public, detail=exc.detail)
+        except OSError as exc:
+            log.info("link closed: its control stream was lost", reason=str(exc))
+        finally:
+            link.close()
+
+    async def _converse(self, pipe: ByteStream, deadline: asyncio.Timeout) -> None:
+        """Registration RPC until the agent unregisters, is refused, or ends the stream."""
+        rpc = RegistrationServer()
+        goes_on = True
+        while goes_on and (data := await pipe.read(_READ)):
+            for message in rpc.receive_data(data):
+                match message:
+                    case Register():
+                        goes_on = await self._register(rpc, message)
+                        if goes_on:
+                            deadline.reschedule(None)
+                    case Unregister():
+                        self._sessions.unregistered(self)
+                        rpc.acknowledge(message)
+                        goes_on = False
+                    case UpdateLocalConfiguration():
+                        rpc.acknowledge(message)
+                    case Aborted():
+                        goes_on = False
+            if answer := rpc.data_to_send():
+                await pipe.write(answer)
+
+    async def _register(self, rpc: RegistrationServer, request: Register) -> bool:
+        """Answer a registration; False when it is refused. The edge then closes: agents wait for that."""
+        sessions = self._sessions
+        decision = await self._decide(request)
+        if isinstance(decision, AgentRefused):
+            sessions.metrics.registrations.labels("refused").inc()
+            sessions.log.info("registration refused", tunnel=str(UUID(bytes=request.tunnel_id)), cause=decision.cause)
+            rpc.refuse(request, decision.cause, retry_after_s=decision.retry_after_s, should_retry=decision.should_retry)
+            return False
+        self.connector_id = str(UUID(bytes=request.client_id))
+        self.tunnel_id = UUID(decision.wire_id)
+        rpc.accept(request, location=sessions.name, tunnel_uuid=uuid4().bytes)
+        sessions.registered_as(self, self.tunnel_id)
+        sessions.metrics.registrations.labels("accepted").inc()
+        sessions.log.info(
+            "Registered tunnel connection",
+            tunnel=decision.id,
+            connector=self.connector_id,
+            connIndex=request.connection_index,
+            version=request.version,
+        )
+        return True
+
+    async def _decide(self, request: Register) -> TunnelRecord | AgentRefused:
+        """From what is held, or else from what the feed brings shortly: control may have made the tunnel a moment ago."""
+        feed = self._sessions.feed
+        tunnel_id = UUID(bytes=request.tunnel_id)
+
+        def decide() -> TunnelRecord | AgentRefused:
+            return admit_agent(feed.directory, account=request.account, tunnel_id=tunnel_id, secret=request.secret)
+
+        decision = decide()
+        if isinstance(decision, AgentRefused):
+            await feed.wait_until(lambda _: not isinstance(decide(), AgentRefused), self._sessions.limits.feed_wait_seconds)
+            decision = decide()
+        return decision
+
+    async def _finish(self, link: Link) -> None:
+        """Unregistered or refused: no new streams, those that are open finish, then the edge closes."""
+        link.drain()
+        self._sessions.unregistered(self)
+        try:
+            async with asyncio.timeout(self._sessions.limits.drain_seconds):
+                await link.drained(besides=self.control)
+        except TimeoutError:
+            self._sessions.log.warning("streams cut at the end of the drain", connector=self.connector_id)
+
+
+class _TurnedAway(asyncio.Protocol):
+    """Ends a connection that the edge has no room for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _reason(exc: Exception | None) -> str:
+    return "closed" if exc is None else str(exc)[:200]

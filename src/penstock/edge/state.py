@@ -1,0 +1,144 @@
+"""The edge's folder: its identity and the last snapshot, so that it restarts without the control plane.
+
+Every file has mode 0600 and is replaced whole. No tunnel secret is ever in it: a snapshot holds verifiers.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError
+
+from penstock.errors import ConfigError
+from penstock.schema.edges import EdgeEnrolment
+from penstock.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAX_FILE: Final = 256 * 1024 * 1024  # a million tunnels and callers are some 400 bytes each
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeIdentity:
+    """What enrolment gave, and the key made for it."""
+
+    edge_id: str
+    credential: Secret
+    key_pem: Secret
+    certificate_pem: str
+    edge_ca_pem: str
+    caller_ca_pem: str
+    feed_key: bytes
+    """Raw Ed25519 public key of the feed, pinned since enrolment."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot as it came: its bytes, the signature over them, and when control last vouched for it."""
+
+    body: bytes
+    signature: bytes
+    confirmed_at: float
+
+
+class EdgeState:
+    """Reads and writes the folder; every method blocks, callers on a loop use a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = folder / "edge.key"
+        self._enrolment = folder / "enrolment.json"
+        self._snapshot = folder / "snapshot.json"
+        self._signature = folder / "snapshot.sig"
+
+    def prepare(self) -> None:
+        """Make the folder; ConfigError when it cannot be written."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor, probe = tempfile.mkstemp(dir=self._folder)
+            os.close(descriptor)
+            Path(probe).unlink()
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot write to {self._folder}: {exc.strerror or exc}",
+                hint="make the folder writable by this user, or set state_dir to another",
+            ) from exc
+
+    def load_identity(self) -> EdgeIdentity | None:
+        """The identity of an earlier enrolment; None on a first start."""
+        enrolment, key = self._read(self._enrolment), self._read(self._key)
+        if enrolment is None or key is None:
+            return None
+        try:
+            return identity_of(EdgeEnrolment.model_validate_json(enrolment), Secret(key.decode("ascii")))
+        except (ValidationError, UnicodeDecodeError, ValueError):
+            raise ConfigError(
+                f"{self._enrolment}: not an edge's enrolment",
+                hint=f"remove {self._folder} and start with an enrolment token to enrol again",
+            ) from None
+
+    def save_identity(self, enrolment: EdgeEnrolment, key_pem: Secret) -> None:
+        """Keep an enrolment: the key first, so that an enrolment on disk always has one."""
+        self._write(self._key, lambda: key_pem.reveal().encode("ascii"))
+        self._write(self._enrolment, lambda: enrolment.model_dump_json().encode())
+
+    def load_snapshot(self) -> StoredSnapshot | None:
+        """The last snapshot kept; its signature is for the feed to check."""
+        body, signature = self._read(self._snapshot), self._read(self._signature)
+        if body is None or signature is None:
+            return None
+        return StoredSnapshot(body, signature, self._signature.stat().st_mtime)
+
+    def save_snapshot(self, stored: StoredSnapshot) -> None:
+        """Keep a snapshot. Cut between the two files, the pair does not verify and is fetched again."""
+        self._write(self._snapshot, lambda: stored.body)
+        self._write(self._signature, lambda: stored.signature)
+
+    def confirm_snapshot(self, confirmed_at: float) -> None:
+        """Control said that nothing is newer."""
+        if self._signature.exists():
+            os.utime(self._signature, (confirmed_at, confirmed_at))
+
+    def _read(self, file: Path) -> bytes | None:
+        try:
+            with file.open("rb") as opened:
+                return opened.read(_MAX_FILE)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise ConfigError(f"cannot read {file}: {exc.strerror or exc}") from exc
+
+    def _write(self, file: Path, content: Callable[[], bytes]) -> None:
+        descriptor, temporary = tempfile.mkstemp(dir=self._folder)  # mkstemp's mode is 0600
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(content())
+                opened.flush()
+                os.fsync(opened.fileno())
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def identity_of(enrolment: EdgeEnrolment, key_pem: Secret) -> EdgeIdentity:
+    """An enrolment's answer as the edge uses it; ValueError for a feed key that is none."""
+    feed_key = base64.b64decode(enrolment.feed_key, validate=True)
+    if len(feed_key) != 32:
+        msg = "an Ed25519 key has 32 bytes"
+        raise ValueError(msg)
+    return EdgeIdentity(
+        edge_id=enrolment.edge_id,
+        credential=Secret(enrolment.credential),
+        key_pem=key_pem,
+        certificate_pem=enrolment.certificate_pem,
+        edge_ca_pem=enrolment.edge_ca_pem,
+        caller_ca_pem=enrolment.caller_ca_pem,
+        feed_key=feed_key,
+    )

@@ -1,0 +1,457 @@
+"""Drives `protocol.http2` over one transport: reads, coalesced writes, pings, and the ends of streams and of the link."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
+from penstock.net.transports import cut
+from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
+from penstock.protocol.http2 import (
+    Connection,
+    DataReceived,
+    ErrorCode,
+    Event,
+    GoawayReceived,
+    HeadersReceived,
+    PingAcknowledged,
+    Role,
+    Settings,
+    StreamReset,
+    WindowBudget,
+)
+
+_PING: Final = b"penstock"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """What a link waits for and holds. Times in seconds, sizes in bytes."""
+
+    high_water: int = 64 * 1024
+    """Queued on one stream before its writer pauses: a round trip of 1 ms at 500 Mbit/s."""
+
+    ping_interval: float = 10.0
+    """Silence after which the peer is pinged."""
+
+    ping_timeout: float = 10.0
+    """Silence after a ping that ends the link."""
+
+    close_timeout: float = 30.0
+    """A stream that was closed goes on sending what it was given while that moves; standing still so long ends it."""
+
+    linger: float = 30.0
+    """How long a peer may go on sending on a stream that we ended; what comes is dropped."""
+
+    stall_timeout: float = 5.0
+    """How long stalled streams may hold half of a small connection window before the longest-stalled is reset."""
+
+
+class LinkOwner(Protocol):
+    """Who is told of a link's life."""
+
+    def link_made(self, link: Link) -> None:
+        """The transport is there; streams may be opened."""
+        ...
+
+    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+        """Agent: the edge opened `stream`; its `headers` say what for."""
+        ...
+
+    def link_lost(self, link: Link, exc: Exception | None) -> None:
+        """The link is gone, and with it every stream."""
+        ...
+
+
+@dataclass(slots=True)
+class _Closing:
+    """A stream that was closed here while some of what it was given has not been sent."""
+
+    queued: int
+    deadline: float
+
+
+_CHUNK: Final = 64 * 1024
+"""Handed down at once: what is below can no longer be overtaken by a reset."""
+
+_TICK: Final = 2.5
+"""How often deadlines are looked at; each is late by at most this."""
+
+
+class Link(asyncio.Protocol):
+    """The protocol of one transport between an edge and an agent."""
+
+    def __init__(
+        self,
+        role: Role,
+        owner: LinkOwner,
+        *,
+        settings: Settings | None = None,
+        limits: LinkLimits | None = None,
+        budget: WindowBudget | None = None,
+    ) -> None:
+        self._limits = limits or LinkLimits()
+        self._settings = settings or Settings()
+        self._role = role
+        self._http = Connection(role, self._settings, budget=budget)
+        self._owner: LinkOwner | None = owner
+        self._loop = asyncio.get_running_loop()
+        self._lower: asyncio.Transport | None = None
+        self._streams: dict[int, LinkStream] = {}
+        self._closing: dict[int, _Closing] = {}
+        self._lingering: dict[int, float] = {}  # ended by us, not yet by the peer: until when
+        self._blocked = False  # the transport below has had enough
+        self._flush_due = False
+        self._ended = False
+        self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard = 0.0
+        self._pinged = 0.0
+        self._answered = True
+        self._stalled_since: float | None = None
+        self._fewer: asyncio.Future[None] | None = None
+
+    # --- what owners use --------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Streams open now."""
+        return len(self._streams)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a new stream may be opened."""
+        return self._lower is not None and not self._ended and not self._draining and self._http.can_open
+
+    @property
+    def buffered(self) -> int:
+        """Bytes written to streams and not yet taken by the operating system."""
+        below = self._lower.get_write_buffer_size() if self._lower is not None else 0
+        return below + sum(self._http.queued(stream_id) for stream_id in self._streams)
+
+    def open_stream(self, headers: Headers) -> LinkStream:
+        """Edge: send a request head. StreamRefusedError when this link takes no more."""
+        if not self.is_open:
+            raise StreamRefusedError("The link takes no new streams.")
+        try:
+            stream_id = self._http.open_stream(headers)
+        except LocalProtocolError as exc:
+            raise StreamRefusedError("The link takes no more streams.", detail=exc.public) from exc
+        self._flush_soon()
+        return self._add(stream_id, headers)
+
+    def drain(self) -> None:
+        """Open no new stream; those that are open go on."""
+        self._draining = True
+
+    async def drained(self, *, besides: LinkStream | None = None) -> None:
+        """Returns when no stream is open `besides` that one, or the link is gone."""
+        while any(stream is not besides for stream in self._streams.values()) and self._lower is not None:
+            await self._change()
+
+    async def gone(self) -> None:
+        """Returns when the link is gone."""
+        while self._lower is not None:
+            await self._change()
+
+    def close(self) -> None:
+        """Say goodbye and end, behind what is queued as far as the transport takes it. Streams that are open are lost."""
+        if self._ended or self._lower is None:
+            return
+        self._ended = True
+        self._http.close()
+        self._flush()
+        self._lower.close()
+
+    def abort(self) -> None:
+        """Cut it."""
+        self._ended = True
+        if self._lower is not None:
+            cut(self._lower)
+
+    def extra_info(self, name: str, default: Any = None) -> Any:
+        """What the transport below knows."""
+        return self._lower.get_extra_info(name, default) if self._lower is not None else default
+
+    # --- the transport's protocol -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._lower = cast(asyncio.Transport, transport)
+        self._heard = self._pinged = self._loop.time()
+        self._http.start()
+        self._flush_soon()
+        self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
+        if self._owner is not None:
+            self._owner.link_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lower is None:
+            return  # it broke the protocol, and the transport has not ended yet
+        self._heard = self._loop.time()
+        try:
+            events = self._http.receive_data(data)
+        except RemoteProtocolError as exc:
+            self._break(exc)
+            return
+        for event in events:
+            if type(event) is DataReceived:
+                self._data(event)
+            else:
+                self._other(event)
+        if self._http.has_data_to_send:
+            self._flush_soon()
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._flush_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lower = None
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        streams, self._streams = self._streams, {}
+        self._closing.clear()
+        self._lingering.clear()
+        self._http.terminate()
+        for stream in streams.values():
+            loss = StreamLostError("The link was lost.")
+            loss.__cause__ = exc
+            stream.lost(loss)
+        self._wake()
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.link_lost(self, exc)
+
+    # --- what streams use (stream.Carrier) --------------------------------------------------------------------------
+
+    def stream_write(self, stream: LinkStream, data: bytes) -> int:
+        try:
+            self._http.send_data(stream.id, data)
+        except LocalProtocolError:
+            return 0  # reset: the news is in the batch of events being delivered now
+        self._flush_soon()
+        return self._http.queued(stream.id)
+
+    def stream_respond(self, stream: LinkStream, headers: Headers) -> None:
+        try:
+            self._http.send_headers(stream.id, headers)
+        except LocalProtocolError:
+            stream.abort()  # reset a moment ago, or a head larger than the peer takes
+            return
+        self._flush_soon()
+
+    def stream_consumed(self, stream: LinkStream, amount: int) -> None:
+        self._http.consumed(stream.id, amount)
+        if self._http.has_data_to_send:
+            self._flush_soon()
+
+    def stream_queued(self, stream: LinkStream) -> int:
+        return self._http.queued(stream.id)
+
+    def stream_closed(self, stream: LinkStream) -> None:
+        try:
+            self._http.end_stream(stream.id)
+        except LocalProtocolError:
+            self._reset_stream(stream.id, CANCEL)  # no head was sent, or it was reset a moment ago
+            self._remove(stream.id)
+            stream.lost(None)
+            return
+        self._flush_soon()
+        queued = self._http.queued(stream.id)
+        if queued:
+            self._closing[stream.id] = _Closing(queued, self._loop.time() + self._limits.close_timeout)
+        else:
+            self._sent_all(stream)
+
+    def stream_aborted(self, stream: LinkStream, code: int) -> None:
+        self._remove(stream.id)
+        self._reset_stream(stream.id, code)
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _data(self, event: DataReceived) -> None:
+        stream_id, data, flow_controlled, end = event
+        stream = self._streams.get(stream_id)
+        if stream is None or stream_id in self._closing:
+            # We ended it and the peer still sends: drop, but give credit, or the peer would never come to its own end.
+            self._http.consumed(stream_id, flow_controlled)
+        else:
+            stream.fed(data, flow_controlled)
+        if end:
+            self._peer_ended(stream_id)
+
+    def _other(self, event: Event) -> None:
+        match event:
+            case HeadersReceived(stream_id=stream_id, headers=headers, end_stream=end):
+                self._headers(stream_id, headers)
+                if end:
+                    self._peer_ended(stream_id)
+            case StreamReset(stream_id=stream_id, code=code):
+                self._reset(stream_id, code)
+            case GoawayReceived(code=code):
+                self._draining = True
+                if code != ErrorCode.NO_ERROR and self._lower is not None:
+                    self._lower.close()
+            case PingAcknowledged():
+                self._answered = True
+            case _:
+                pass
+
+    def _headers(self, stream_id: int, headers: Headers) -> None:
+        stream = self._streams.get(stream_id)
+        if self._role is Role.EDGE:
+            # Interim heads mean nothing here, and trailers nothing behind raw bytes.
+            if stream is not None and status_of(headers) >= 200:
+                stream.head_received(headers)
+        elif stream is None and stream_id not in self._lingering and status_of(headers) == 0:
+            stream = self._add(stream_id, headers)
+            if self._owner is None or self._ended or self._draining:
+                stream.refuse()
+            else:
+                self._owner.stream_requested(self, stream)
+
+    def _reset(self, stream_id: int, code: int) -> None:
+        self._lingering.pop(stream_id, None)
+        stream = self._remove(stream_id)
+        if stream is None:
+            return
+        if code == ErrorCode.REFUSED_STREAM:
+            stream.lost(StreamRefusedError("The agent refused the stream."))
+        else:
+            stream.lost(StreamLostError("The stream was reset.", code=code))
+
+    def _peer_ended(self, stream_id: int) -> None:
+        self._lingering.pop(stream_id, None)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.fed_eof()
+
+    def _break(self, exc: RemoteProtocolError) -> None:
+        """The peer broke the protocol: say so and end this link, and nothing else."""
+        self._ended = True
+        self._flush()
+        if self._lower is not None:
+            self._lower.close()
+            self.connection_lost(exc)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        """One write for all that this turn of the loop has to say."""
+        if not self._flush_due and not self._blocked and self._lower is not None:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        lower, http = self._lower, self._http
+        if lower is None:
+            return
+        while not self._blocked and http.has_data_to_send:
+            lower.write(http.data_to_send(_CHUNK))
+        for stream_id in http.take_drained():
+            self._drained(stream_id)
+
+    def _drained(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        queued = self._http.queued(stream_id)
+        if stream_id not in self._closing:
+            stream.drained(queued)
+        elif not queued:
+            del self._closing[stream_id]
+            self._sent_all(stream)
+
+    def _sent_all(self, stream: LinkStream) -> None:
+        """Our end of it is on its way, and that is all this side waits for."""
+        self._remove(stream.id)
+        if not stream.peer_ended:
+            self._lingering[stream.id] = self._loop.time() + self._limits.linger
+        stream.lost(None)
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _tick_seconds(self) -> float:
+        return min(_TICK, self._limits.ping_interval, self._limits.ping_timeout)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
+        if not self._answered and now - max(self._heard, self._pinged) >= self._limits.ping_timeout:
+            self._ended = True
+            if self._lower is not None:
+                cut(self._lower)
+            self.connection_lost(TimeoutError("the peer answers no pings"))
+            return
+        if self._answered and now - self._pinged >= self._limits.ping_interval:
+            # Sent on busy links too: our own pings are the clock of the protocol's flood limits.
+            self._pinged, self._answered = now, False
+            self._http.ping(_PING)
+        self._end_overdue(now)
+        self._free_window(now)
+        self._flush_soon()
+
+    def _end_overdue(self, now: float) -> None:
+        for stream_id, closing in list(self._closing.items()):
+            queued = self._http.queued(stream_id)
+            if queued < closing.queued:
+                closing.queued, closing.deadline = queued, now + self._limits.close_timeout
+            elif now >= closing.deadline:
+                stream = self._remove(stream_id)
+                self._reset_stream(stream_id, CANCEL)
+                if stream is not None:
+                    stream.lost(TimeoutError("the peer took no more of a closed stream"))
+        for stream_id in [stream_id for stream_id, deadline in self._lingering.items() if now >= deadline]:
+            del self._lingering[stream_id]
+            self._reset_stream(stream_id, CANCEL)
+
+    def _free_window(self, now: float) -> None:
+        """A stock agent's connection window is small: readers that stall must not keep it from all others."""
+        window = self._http.peer_connection_window
+        stalled = self._http.stalled() if window < self._settings.small_connection_window else []
+        if sum(held for _, held in stalled) * 2 < window:
+            self._stalled_since = None
+        elif self._stalled_since is None:
+            self._stalled_since = now
+        elif now - self._stalled_since >= self._limits.stall_timeout:
+            stream_id = stalled[0][0]
+            stream = self._remove(stream_id)
+            self._reset_stream(stream_id, CANCEL)
+            if stream is not None:
+                stream.lost(TimeoutError("the stream stalled and held the link's window"))
+
+    # --- the table of streams ---------------------------------------------------------------------------------------
+
+    def _add(self, stream_id: int, headers: Headers) -> LinkStream:
+        stream = LinkStream(self, stream_id, headers, high_water=self._limits.high_water, loop=self._loop)
+        self._streams[stream_id] = stream
+        stream.begin()
+        return stream
+
+    def _remove(self, stream_id: int) -> LinkStream | None:
+        self._closing.pop(stream_id, None)
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._wake()
+        return stream
+
+    def _reset_stream(self, stream_id: int, code: int) -> None:
+        self._http.reset_stream(stream_id, code)
+        self._flush_soon()
+
+    async def _change(self) -> None:
+        if self._fewer is None:
+            self._fewer = self._loop.create_future()
+        await asyncio.shield(self._fewer)
+
+    def _wake(self) -> None:
+        if self._fewer is not None:
+            self._fewer.set_result(None)
+            self._fewer = None

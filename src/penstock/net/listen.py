@@ -1,0 +1,143 @@
+"""Connections that come in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from penstock.errors import ConfigError
+from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
+
+if TYPE_CHECKING:
+    import ssl
+
+    from penstock.tls.contexts import TLSContext
+
+    ContextSource: TypeAlias = TLSContext | Callable[[], TLSContext]
+
+# Connections the kernel keeps for us while the loop is busy; beyond it callers see a delay, not a refusal.
+BACKLOG: Final = 1024
+
+
+class Listener:
+    """A bound address that accepts. Out of descriptors it waits and goes on: the loop takes care of that."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        self._addresses = tuple((str(name[0]), int(name[1])) for name in (s.getsockname() for s in server.sockets))
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """What is bound: (address, port) a socket, port 0 resolved; the same after `close`."""
+        return self._addresses
+
+    @property
+    def port(self) -> int:
+        """The first address's port."""
+        return self._addresses[0][1]
+
+    def close(self) -> None:
+        """Stop accepting; open connections go on."""
+        self._server.close()
+
+
+async def listen_tcp(
+    host: str, port: int, protocol_factory: Callable[[], asyncio.BaseProtocol], *, backlog: int = BACKLOG
+) -> Listener:
+    """Accept on `host` ("" is every address) and `port` (0 is any free one).
+
+    Raises ConfigError, with a hint, where the address cannot be bound.
+    """
+    loop = asyncio.get_running_loop()
+    place = f"{host}:{port}"
+    try:
+        server = await loop.create_server(protocol_factory, host or None, port, backlog=backlog)
+    except OSError as exc:
+        match exc.errno:
+            case errno.EADDRINUSE:
+                reason, hint = "the port is busy", "stop what listens there, or set another port"
+            case errno.EACCES:
+                reason, hint = "this user may not bind it", "use a port above 1023, or grant CAP_NET_BIND_SERVICE"
+            case errno.EADDRNOTAVAIL:
+                reason, hint = "the address is not on this machine", "use 127.0.0.1, 0.0.0.0 or an address of this machine"
+            case _:
+                reason, hint = exc.strerror or str(exc), "check the listening address"
+        raise ConfigError(f"cannot listen on {place}: {reason}", detail=str(exc), hint=hint) from exc
+    return Listener(server)
+
+
+async def listen_tls(
+    host: str,
+    port: int,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    *,
+    context: ContextSource,
+    backlog: int = BACKLOG,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    check_peer: Callable[[ssl.SSLObject], None] | None = None,
+    on_failed: Callable[[Exception, asyncio.Transport], None] | None = None,
+) -> Listener:
+    """As `listen_tcp`; a connection's protocol is made and connected after its TLS handshake.
+
+    `context` is asked for each connection if it can be called, which is how a certificate is replaced. `on_failed` gets
+    what ended a handshake, and the connection, which is closed after it returns.
+    """
+
+    def accept() -> _Accepting:
+        return _Accepting(
+            protocol_factory, context() if callable(context) else context, handshake_timeout, check_peer, on_failed
+        )
+
+    return await listen_tcp(host, port, accept, backlog=backlog)
+
+
+class _Accepting(asyncio.Protocol):
+    """A fresh socket's protocol, until the TLS session takes over: at once."""
+
+    def __init__(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        context: TLSContext,
+        handshake_timeout: float,
+        check_peer: Callable[[ssl.SSLObject], None] | None,
+        on_failed: Callable[[Exception, asyncio.Transport], None] | None,
+    ) -> None:
+        self._protocol_factory = protocol_factory
+        self._context = context
+        self._handshake_timeout = handshake_timeout
+        self._check_peer = check_peer
+        self._on_failed = on_failed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        lower = cast("asyncio.Transport", transport)  # what a stream server gives; uvloop's do not inherit from asyncio's
+        on_failed = self._on_failed
+
+        def failed(exc: Exception) -> None:
+            if on_failed is not None:
+                on_failed(exc, lower)
+
+        start_tls(
+            lower,
+            _Late(self._protocol_factory),
+            self._context,
+            server_side=True,
+            handshake_timeout=self._handshake_timeout,
+            check_peer=self._check_peer,
+            on_failed=failed,
+        )
+
+
+class _Late(asyncio.Protocol):
+    """Makes the real protocol when there is a connection for it, so that failed handshakes cost none."""
+
+    __slots__ = ("_factory",)
+
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._factory = factory
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        protocol = self._factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)

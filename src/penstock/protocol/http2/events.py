@@ -1,0 +1,60 @@
+"""What a connection reports. Named tuples: as frozen as a dataclass, a third of its cost, and DATA frames are many."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+
+class HeadersReceived(NamedTuple):
+    """A head: of a request (AGENT), of a response, interim or final (EDGE), or the trailers of either (no `:` names)."""
+
+    stream_id: int
+    headers: list[tuple[bytes, bytes]]
+    end_stream: bool
+
+
+class DataReceived(NamedTuple):
+    """Payload. Give `flow_controlled` back through `Connection.consumed`, at once or piecemeal, as the reader takes it.
+
+    `data` is a copy of its own: keeping it keeps nothing else alive. Padding was credited already and is not counted.
+    """
+
+    stream_id: int
+    data: bytes
+    flow_controlled: int
+    end_stream: bool
+
+
+class StreamReset(NamedTuple):
+    """The stream is gone, with all that was queued on it.
+
+    `by_peer` is False when we reset it because the peer broke a rule. A Go server whose handler returns before it has read
+    the whole request ends the stream cleanly and then resets it with NO_ERROR: after an end, code 0 is no failure.
+    """
+
+    stream_id: int
+    code: int
+    by_peer: bool = True
+
+
+class PingAcknowledged(NamedTuple):
+    """The peer answered `Connection.ping`."""
+
+    opaque: bytes
+
+
+class SettingsChanged(NamedTuple):
+    """The peer's SETTINGS are in force; the first one says that it speaks HTTP/2."""
+
+    max_concurrent_streams: int
+
+
+class GoawayReceived(NamedTuple):
+    """The peer takes no more streams. Ours above `last_stream_id` were reported as reset with REFUSED_STREAM just before."""
+
+    last_stream_id: int
+    code: int
+    debug: bytes
+
+
+Event: TypeAlias = HeadersReceived | DataReceived | StreamReset | PingAcknowledged | SettingsChanged | GoawayReceived

@@ -1,0 +1,113 @@
+"""Bytes to frames: the receiving half of a connection, and the one path that is hot, DATA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.protocol.errors import RemoteProtocolError
+from penstock.protocol.http2.events import DataReceived, Event
+from penstock.protocol.http2.frames import END_STREAM, HEADER, HEADER_SIZE, ID_MASK, PADDED, PREFACE, ErrorCode, goaway
+from penstock.protocol.http2.rules import judge
+from penstock.protocol.http2.settings import Role
+
+if TYPE_CHECKING:
+    from penstock.protocol.http2.ledger import Ledger
+
+_unpack = HEADER.unpack_from
+
+
+class Inbox:
+    """Cuts the input into frames, however it was split; keeps at most one incomplete frame."""
+
+    __slots__ = ("_failure", "_half", "_ledger", "_limit", "_preface", "_rest")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._failure: RemoteProtocolError | None = None
+        self._preface = b"" if ledger.role is Role.EDGE else PREFACE
+        self._rest = bytearray()
+        self._limit = ledger.settings.max_frame_size
+        self._half = ledger.settings.connection_window // 2
+
+    def receive(self, data: bytes) -> list[Event]:
+        """What the bytes mean. After the first RemoteProtocolError, that one again."""
+        if self._failure is not None:
+            raise self._failure
+        events: list[Event] = []
+        try:
+            start = self._skip_preface(data) if self._preface else 0
+            if self._rest:
+                whole, start = self._complete(data, start)
+                if whole is not None:
+                    self._parse(whole, 0, events)
+            start = self._parse(data, start, events)
+            if start < len(data):
+                self._rest += memoryview(data)[start:]
+        except RemoteProtocolError as exc:
+            self._failure = exc
+            last_id = self._ledger.last_id if self._ledger.role is Role.AGENT else 0
+            self._ledger.terminate()
+            self._ledger.out.control(goaway(last_id, exc.code, exc.public.encode()))
+            raise
+        return events
+
+    def _skip_preface(self, data: bytes) -> int:
+        size = min(len(self._preface), len(data))
+        if data[:size] != self._preface[:size]:
+            raise RemoteProtocolError("the peer does not speak HTTP/2")
+        self._preface = self._preface[size:]
+        return size
+
+    def _complete(self, data: bytes, start: int) -> tuple[bytes | None, int]:
+        """Add to the incomplete frame what it lacks; the frame, if it is whole now, and where `data` goes on."""
+        rest = self._rest
+        view = memoryview(data)
+        for size_known in (False, True):
+            size = HEADER_SIZE + int.from_bytes(rest[:3], "big") if size_known else HEADER_SIZE
+            if size - HEADER_SIZE > self._limit:
+                raise _too_large()
+            lacking = size - len(rest)
+            if lacking > 0:
+                rest += view[start : start + lacking]
+                start = min(start + lacking, len(data))
+                if len(rest) < size:
+                    return None, start
+        self._rest = bytearray()
+        return bytes(rest), start
+
+    def _parse(self, data: bytes, start: int, events: list[Event]) -> int:
+        """All whole frames from `start` on; where the first incomplete one begins."""
+        ledger = self._ledger
+        streams = ledger.streams
+        limit = self._limit
+        end = len(data)
+        while end - start >= HEADER_SIZE:
+            high, low, kind, flags, stream_id = _unpack(data, start)
+            length = high << 16 | low
+            if length > limit:
+                raise _too_large()
+            begin = start + HEADER_SIZE
+            stop = begin + length
+            if stop > end:
+                break
+            start = stop
+            # A stream is only readable after its head, hence after SETTINGS. All else about DATA is judged at leisure.
+            if kind == 0 and length and not flags & PADDED and ledger.block is None:
+                stream = streams.get(stream_id)
+                if stream is not None and stream.readable and (window := stream.window).credit >= length:
+                    window.credit -= length
+                    ledger.uncredited += length
+                    if ledger.uncredited >= self._half:
+                        ledger.credit_connection()
+                    if flags & END_STREAM:
+                        events.append(DataReceived(stream_id, data[begin:stop], length, True))  # noqa: FBT003
+                        ledger.received_end(stream)
+                    else:
+                        events.append(DataReceived(stream_id, data[begin:stop], length, False))  # noqa: FBT003
+                    continue
+            judge(ledger, kind, flags, stream_id & ID_MASK, data[begin:stop], events)
+        return start
+
+
+def _too_large() -> RemoteProtocolError:
+    return RemoteProtocolError("a frame is larger than announced", ErrorCode.FRAME_SIZE_ERROR)

@@ -1,0 +1,70 @@
+"""Receive windows: how much a peer may send on a stream that nobody has read, and a budget over all of them.
+
+A window starts small and doubles each time half of it was used up by a reader that keeps up, until `max_window` or until the
+budget is spent. What we credit is never more than what was read plus that growth, so the sum of
+all windows bounds the memory unread data can take.
+"""
+
+from __future__ import annotations
+
+from penstock.protocol.errors import LocalProtocolError
+
+
+class WindowBudget:
+    """Bytes of receive window that many connections share; passed to each of them.
+
+    Over it windows stop growing, and streams are refused (an edge answers 429). Counting is by promise, not by use: the
+    memory is needed only when readers stall, but then all at once.
+    """
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no stream fits any more."""
+        return self.used >= self.limit
+
+    def take(self, amount: int) -> bool:
+        """Reserve `amount` if that much is left."""
+        if self.used + amount > self.limit:
+            return False
+        self.used += amount
+        return True
+
+    def release(self, amount: int) -> None:
+        """Give back what was taken."""
+        self.used -= amount
+
+
+class ReceiveWindow:
+    """One stream's window. `credit` is what the peer may still send; `read` is what was read and not credited yet.
+
+    Credit is renewed when half of the window was read: sooner is a frame for little, later a peer that waits.
+    """
+
+    __slots__ = ("credit", "read", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.credit = size
+        self.read = 0
+
+    def renew(self, max_size: int, budget: WindowBudget) -> int:
+        """Credit what was read, and let the window grow if its reader keeps up; the increment to tell the peer."""
+        size, increment = self.size, self.read
+        unread = size - self.credit - increment
+        if unread < 0:
+            raise LocalProtocolError("more bytes were reported consumed than were received")
+        # A reader that lags stands here with half of the window unread, time after time; one that keeps up with next to none.
+        if unread * 4 < size < max_size:
+            growth = min(size, max_size - size)
+            if budget.take(growth):
+                self.size = size + growth
+                increment += growth
+        self.credit += increment
+        self.read = 0
+        return increment

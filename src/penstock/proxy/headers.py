@@ -1,0 +1,101 @@
+"""Which headers pass, which end here, and which are ours. Pure.
+
+End-to-end headers pass with their spelling and order: MCP servers compare `Mcp-*` with the body, OAuth lives in
+`Authorization` and `WWW-Authenticate`. No Via is added: nginx stops compressing when it sees one, and a loop through a
+listener that only takes WebSocket upgrades cannot be made.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from penstock.proxy.heads import Framing, Header, RequestHead, ResponseHead
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.errors import TunnelError
+
+# RFC 9110 7.6.1 and the ones that predate it. Content-Length, Transfer-Encoding and Host are written anew from what was
+# parsed; Trailer goes with the trailers, which are dropped.
+_HOP_BY_HOP: Final = frozenset(
+    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length proxy-authenticate"
+    b" proxy-authorization".split()
+)
+# Claims about who called and how, under every name in use: a caller could write anything into them.
+_CLAIMS: Final = frozenset({b"forwarded", b"x-real-ip"})
+_REQUEST_DROPS: Final = _HOP_BY_HOP | _CLAIMS | {b"host"}
+# Penstock-Error says that the tunnel answered and not the upstream: an upstream cannot say it.
+_RESPONSE_DROPS: Final = _HOP_BY_HOP | {b"penstock-error"}
+_FRAMES: Final = frozenset({b"close", b"keep-alive", b""})
+
+
+def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
+    """The head sent upstream; `host` replaces the caller's Host.
+
+    X-Forwarded-For is not set: the proxy sees only the agent beside it, the relay's word for the caller's address is nobody's
+    to believe, and 127.0.0.1 in it would make some servers trust the call as local.
+    """
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, host or head.host)]
+    lines += [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in head.headers
+        if (lower := name.lower()) not in _REQUEST_DROPS and not lower.startswith(b"x-forwarded-")
+    ]
+    lines = _without_nominated(lines, head.headers)
+    if head.framing is Framing.LENGTH:
+        lines.append(b"Content-Length: %d\r\n" % head.length)
+    elif head.framing is Framing.CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    lines.append(b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: %b\r\n\r\n" % head.host)
+    return b"".join(lines)
+
+
+def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> bytes:
+    """The head sent to the caller, its body framed by `framing`."""
+    lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
+    lines += [b"%b: %b\r\n" % (name, value) for name, value in head.headers if name.lower() not in _RESPONSE_DROPS]
+    lines = _without_nominated(lines, head.headers)
+    if framing is Framing.CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif framing is Framing.LENGTH:
+        lines.append(b"Content-Length: %d\r\n" % head.length)
+    elif framing is Framing.NONE and head.status >= 200 and head.status != 204:
+        # An answer to HEAD, and 304: the length of what was not sent (RFC 9110 8.6).
+        lines += [b"Content-Length: %b\r\n" % value for name, value in head.headers if name.lower() == b"content-length"]
+    lines.append(b"Connection: close\r\n\r\n" if closes else b"\r\n")
+    return b"".join(lines)
+
+
+def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes:
+    """The tunnel's own answer: text, so that no MCP client takes it for its server's (`error.public` alone is told)."""
+    body = error.public.encode() + b"\n"
+    retry = b"Retry-After: %d\r\n" % error.retry_after if error.retry_after is not None else b""
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\nPenstock-Error: %b\r\n%bContent-Length: %d\r\n%b\r\n%b"
+        % (
+            error.status,
+            HTTPStatus(error.status).phrase.encode(),
+            error.code.value.encode(),
+            retry,
+            len(body),
+            b"Connection: close\r\n" if closes else b"",
+            b"" if is_head_request else body,
+        )
+    )
+
+
+def _without_nominated(lines: list[bytes], headers: Sequence[Header]) -> list[bytes]:
+    """Headers that Connection names are for this hop alone (RFC 9110 7.6.1)."""
+    nominated = {
+        token
+        for name, value in headers
+        if len(name) == 10 and name.lower() == b"connection"
+        for token in (part.strip().lower() for part in value.split(b","))
+        if token not in _FRAMES
+    }
+    nominated.discard(b"host")  # written first by us, and nobody's to remove
+    if not nominated:
+        return lines
+    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]

@@ -1,0 +1,194 @@
+"""Request and response heads: strict where a second parser might read something else. Pure.
+
+The pipeline finds a head's end and counts its bytes; here its lines are counted, and only then is it parsed. Bodies never
+reach the parser: `bodies` frames them, so no input can make it run on into a second message.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import httptools
+
+from penstock.errors import TunnelError, TunnelErrorCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Header = tuple[bytes, bytes]
+
+# RFC 9112 3: one space, no other white space. Origin-form and the asterisk of OPTIONS only: absolute-form would name a
+# second host beside Host, authority-form belongs to CONNECT, and this is no forward proxy.
+_REQUEST_LINE: Final = re.compile(rb"([A-Z-]{1,32}) (/[!-~]*+|\*) HTTP/(1\.[01])")
+_BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*+)?")
+# RFC 9110 9 and PATCH, and WebDAV's reading ones are not needed by any MCP server. CONNECT and TRACE are refused on
+# purpose: one makes a tunnel of the connection, the other echoes credentials.
+METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2^63, so nobody's integer overflows
+_HOST: Final = re.compile(rb"[!#$%&'()*+,\-.0-9:;=A-Z\[\]_a-z~]{1,255}")  # RFC 9110 7.2: uri-host [":" port]
+
+
+class Framing(Enum):
+    """How a body's end is known."""
+
+    NONE = 0
+    LENGTH = 1
+    CHUNKED = 2
+    CLOSE = 3  # responses only
+
+
+class RequestHead(NamedTuple):
+    """One request's head, as strict as `parse_request` is."""
+
+    method: bytes
+    target: bytes
+    is_http_1_0: bool
+    headers: list[Header]
+    host: bytes
+    framing: Framing
+    length: int
+    keeps_alive: bool
+
+
+class ResponseHead(NamedTuple):
+    """One response's head; `length` counts where framing is LENGTH."""
+
+    status: int
+    reason: bytes
+    headers: list[Header]
+    framing: Framing
+    length: int
+    keeps_alive: bool
+
+
+class HeadError(Exception):
+    """A head that is not taken; the text may be shown to its sender."""
+
+
+def parse_request(head: bytes, *, headers_most: int) -> RequestHead:
+    """A whole head, its empty line included; TunnelError with 400 or 431 when it is not taken."""
+    line = _REQUEST_LINE.fullmatch(head, 0, head.index(b"\r\n"))
+    if line is None or line[1] not in METHODS or (line[2] == b"*" and line[1] != b"OPTIONS"):
+        raise _bad("The request line is not METHOD /path HTTP/1.1 with a known method")
+    if head.count(b"\n") - 2 > headers_most:
+        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"The request has more than {headers_most} headers")
+    fields = _Fields()
+    try:
+        httptools.HttpRequestParser(fields).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass  # an Upgrade is an offer that may be ignored (RFC 9110 7.8); it is dropped with the hop-by-hop headers
+    except httptools.HttpParserError as exc:
+        raise _bad("The request's head is malformed", detail=str(exc)) from exc
+    if not fields.is_complete:
+        raise _bad("The request's head is malformed")
+    try:
+        return _request(line, fields.headers)
+    except HeadError as exc:
+        raise _bad(str(exc)) from exc
+
+
+def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> ResponseHead:
+    """A whole head, its empty line included; HeadError when it is not taken."""
+    end = head.index(b"\r\n")
+    if _STATUS_LINE.fullmatch(head, 0, end) is None:
+        raise HeadError("no HTTP/1.x status line")
+    if head.count(b"\n") - 2 > headers_most:
+        raise HeadError(f"more than {headers_most} headers")
+    fields = _Fields()
+    try:
+        httptools.HttpResponseParser(fields).feed_data(head)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as exc:
+        raise HeadError(str(exc)) from exc
+    if not fields.is_complete:
+        raise HeadError("malformed head")
+    status = int(head[9:12])
+    is_http_1_0 = head[7:8] == b"0"
+    framing, length = _body(fields.headers)
+    if framing is Framing.CHUNKED and is_http_1_0:
+        raise HeadError("HTTP/1.0 with Transfer-Encoding")
+    if is_head_request or status < 200 or status in {204, 304}:  # RFC 9112 6.3: whatever the headers say
+        framing = Framing.NONE
+    elif framing is Framing.NONE:
+        framing = Framing.CLOSE
+    keeps = framing is not Framing.CLOSE and _keeps_alive(fields.headers, is_http_1_0=is_http_1_0)
+    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps)
+
+
+def check_beginning(data: bytes) -> None:
+    """The beginning of a request's head whose end has not come: TunnelError at once for what cannot become one.
+
+    Without this HTTP/0.9, bare line feeds and other protocols would sit out the whole head timeout.
+    """
+    end = data.find(b"\r\n")
+    if _BARE_LINE_FEED.search(data) or (end >= 0 and _REQUEST_LINE.fullmatch(data, 0, end) is None):
+        raise _bad("The request's head is malformed")
+
+
+def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
+    hosts = [value for name, value in headers if len(name) == 4 and name.lower() == b"host"]
+    if len(hosts) != 1:
+        raise HeadError("The request has no Host" if not hosts else "The request has more than one Host")
+    if _HOST.fullmatch(hosts[0]) is None:
+        raise HeadError("The request's Host is not a host name")
+    is_http_1_0 = line[3] == b"1.0"
+    framing, length = _body(headers)
+    if framing is Framing.CHUNKED and is_http_1_0:
+        raise HeadError("HTTP/1.0 has no Transfer-Encoding")
+    keeps = _keeps_alive(headers, is_http_1_0=is_http_1_0)
+    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps)
+
+
+def _body(headers: Sequence[Header]) -> tuple[Framing, int]:
+    """RFC 9112 6.3, without its leniencies: the only transfer coding is `chunked`, once, and never beside a length."""
+    framing, length = Framing.NONE, 0
+    for name, value in headers:
+        size = len(name)
+        if size == 14 and name.lower() == b"content-length":
+            if framing is not Framing.NONE:
+                raise HeadError("The body's length is given twice")
+            if _LENGTH.fullmatch(value) is None:
+                raise HeadError("Content-Length is not a number")
+            framing, length = Framing.LENGTH, int(value)
+        elif size == 17 and name.lower() == b"transfer-encoding":
+            if framing is not Framing.NONE:
+                raise HeadError("The body's length is given twice")
+            if value.lower() != b"chunked":
+                raise HeadError("The only Transfer-Encoding is chunked")
+            framing = Framing.CHUNKED
+    return framing, length
+
+
+def _keeps_alive(headers: Sequence[Header], *, is_http_1_0: bool) -> bool:
+    if is_http_1_0:
+        return False  # its keep-alive was never standardised
+    return not any(
+        token.strip() == b"close"
+        for name, value in headers
+        if len(name) == 10 and name.lower() == b"connection"
+        for token in value.lower().split(b",")
+    )
+
+
+def _bad(public: str, *, detail: str | None = None) -> TunnelError:
+    return TunnelError(TunnelErrorCode.BAD_REQUEST, public, detail=detail)
+
+
+class _Fields:
+    """What httptools calls back."""
+
+    __slots__ = ("headers", "is_complete")
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True

@@ -1,0 +1,400 @@
+"""The caller's side: HTTP/1.1 on one stream, one request at a time, the next one unread until this one is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from penstock.errors import TunnelError, TunnelErrorCode
+from penstock.net.transports import cut
+from penstock.proxy.bodies import LAST_CHUNK, Body, BodyError, encode_chunk, make_body
+from penstock.proxy.deadline import Deadline
+from penstock.proxy.exchange import Exchange
+from penstock.proxy.headers import caller_response, refusal
+from penstock.proxy.heads import Framing, RequestHead, ResponseHead, check_beginning, parse_request
+from penstock.proxy.routes import normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.proxy.exchange import Service
+    from penstock.proxy.routes import Route
+    from penstock.tls.names import CallerIdentity
+
+# RFC 6455 7.4.1. The first is a clean end, after which a caller may send elsewhere what it got no answer to; the second is
+# not, so half a response cannot be taken for a whole one.
+_GOING_AWAY: Final = 1001
+_FAILED: Final = 1011
+
+
+class Pipeline(asyncio.Protocol):
+    """One stream's requests.
+
+    upgrade: the Host of the upgrade that opened the stream, normalized. leave: ends the stream with a WebSocket Close of
+    that code and reason, behind what was written. on_lost: called once, with this pipeline, when the stream is gone.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_deadline",
+        "_exchange",
+        "_is_begun",
+        "_is_choked",
+        "_is_ending",
+        "_is_head_request",
+        "_is_paused",
+        "_is_queued",
+        "_keeps_alive",
+        "_known",
+        "_leave_with",
+        "_on_lost",
+        "_out",
+        "_received",
+        "_requests",
+        "_respond_framing",
+        "_server_name",
+        "_service",
+        "_transport",
+        "_upgrade",
+        "identity",
+        "number",
+    )
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        upgrade: str,
+        number: int,
+        leave: Callable[[int, str], None],
+        on_lost: Callable[[Pipeline], None],
+    ) -> None:
+        self.number = number
+        self.identity: CallerIdentity | None = None
+        self._service = service
+        self._upgrade = upgrade
+        self._server_name: str | None = None
+        self._leave_with: Callable[[int, str], None] | None = leave
+        self._on_lost: Callable[[Pipeline], None] | None = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._deadline = Deadline(service.loop, self._too_late)
+        self._known: tuple[bytes, Route | TunnelError] | None = None  # keep-alive requests say the same Host each time
+        self._requests = 0
+        self._buffer = b""  # an unfinished head, or what came after a request that is not over
+        self._exchange: Exchange | None = None
+        self._body: Body | None = None
+        self._received = 0
+        self._out: list[bytes] = []
+        self._respond_framing = Framing.NONE
+        self._keeps_alive = True
+        self._is_begun = False  # of the next head something has come
+        self._is_choked = False  # the caller reads slower than we write
+        self._is_paused = False
+        self._is_queued = False  # the next request waits for its turn of the loop, or for the caller to read
+        self._is_head_request = False
+        self._is_ending = False  # nothing that still arrives counts
+
+    def drain(self) -> None:
+        """Start no further request: an idle stream goes away at once, a busy one after its answer."""
+        if self._exchange is None and not self._is_ending:
+            self._leave()
+
+    def abort(self) -> None:
+        """Cut the stream."""
+        self._is_ending = True
+        if self._transport is not None:
+            cut(self._transport)
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Inner TLS is up."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what TLS gives
+        self._transport = transport
+        name: str | None = transport.get_extra_info("server_name")
+        self._server_name = (normalize(name) or name) if name else None
+        self._deadline.set(self._service.limits.idle_timeout)
+        if self._service.is_draining:
+            self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        """A read."""
+        if self._is_ending:
+            return
+        if self._body is not None and not self._body.is_over:
+            self._receive_body(data)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._exchange is not None or self._is_queued:
+            self.update_reading()
+        else:
+            self._advance()
+
+    def eof_received(self) -> None:
+        """The caller ended cleanly; the transport closes itself after this."""
+        self._caller_lost()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it ended is the transport's to log
+        """The stream is gone."""
+        self._caller_lost()
+        self._deadline.close()
+        self._transport = None
+        self._leave_with = None
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(self)
+
+    def pause_writing(self) -> None:
+        """More is queued than the caller takes."""
+        self._is_choked = True
+        if self._exchange is not None:
+            self._exchange.pause_response()
+
+    def resume_writing(self) -> None:
+        """The queue is short again."""
+        self._is_choked = False
+        if self._exchange is not None:
+            self._exchange.resume_response()
+        elif self._is_queued:
+            self._service.loop.call_soon(self._advance)
+
+    # --- the request ------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Begin the next request when its head is whole, and its caller reads what it was answered."""
+        self._is_queued = self._is_choked and bool(self._buffer)
+        if self._buffer and not (self._is_queued or self._is_ending or self._exchange is not None):
+            try:
+                head = self._next_head()
+            except TunnelError as exc:
+                self._refuse_head(exc)
+                return
+            if head is not None:
+                self._begin(head)
+        self.update_reading()
+
+    def _refuse_head(self, error: TunnelError) -> None:
+        """Where one request ends and the next begins is not known any more: this is the stream's last answer."""
+        self._service.log.warning(
+            "request refused", stream=self.number, code=error.code.value, error=error.detail or error.public
+        )
+        self._service.metrics.refusals.labels(error.code.value).inc()
+        self._is_head_request = False
+        self._answer(error, closes=True)
+
+    def _next_head(self) -> RequestHead | None:
+        limits = self._service.limits
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if (end if end >= 4 else len(self._buffer)) > limits.head_bytes:
+            raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"The request's head is larger than {limits.head_bytes} bytes")
+        if end < 4:
+            check_beginning(self._buffer)
+            if not self._is_begun:  # one deadline a head, however slowly it drips
+                self._is_begun = True
+                self._deadline.set(limits.head_timeout)
+            return None
+        head = parse_request(self._buffer[:end], headers_most=limits.headers)
+        self._buffer = self._buffer[end:]
+        return head
+
+    def _begin(self, head: RequestHead) -> None:
+        self._deadline.clear()
+        self._is_begun = False
+        self._is_head_request = head.method == b"HEAD"
+        self._requests += 1
+        self._received = 0
+        self._keeps_alive = head.keeps_alive
+        self._respond_framing = Framing.CLOSE if head.is_http_1_0 else Framing.CHUNKED
+        to = self._find(head.host)
+        exchange = Exchange(self._service, self, head, to, f"{self.number}.{self._requests}")
+        self._exchange = exchange
+        self._body = make_body(head.framing, head.length)
+        if self._service.limits.body_bytes and head.length > self._service.limits.body_bytes:
+            exchange.refuse(self._too_large())
+            return
+        rest, self._buffer = self._buffer, b""
+        if self._body.is_over:
+            self._buffer = rest
+            exchange.request_ended()
+        elif rest:
+            self._receive_body(rest)
+        exchange.start()
+        if not exchange.is_over:
+            self._expect_more()
+
+    def _find(self, raw: bytes) -> Route | TunnelError:
+        if self._known is not None and self._known[0] == raw:
+            return self._known[1]
+        host = normalize(raw.decode("ascii"))
+        routes = self._service.routes
+        to: Route | TunnelError | None
+        if host is None:
+            to = TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's Host is not a host name")
+        elif not routes.is_addressed(host, upgrade=self._upgrade, server_name=self._server_name):
+            to = TunnelError(
+                TunnelErrorCode.MISDIRECTED,
+                "The request's Host is not the one this stream was opened for",
+                detail=f"upgrade {self._upgrade!r}, SNI {self._server_name!r}, Host {host!r}",
+            )
+        else:
+            to = routes.find(host) or TunnelError(TunnelErrorCode.NO_ROUTE, "No route configured for host")
+        self._known = (raw, to)
+        return to
+
+    def _receive_body(self, data: bytes) -> None:
+        exchange, body = self._exchange, self._body
+        if exchange is None or body is None:
+            return
+        try:
+            payload = body.feed(data)
+        except BodyError as exc:
+            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's body is malformed", detail=str(exc)))
+            return
+        self._received += len(payload)
+        limit = self._service.limits.body_bytes
+        if limit and self._received > limit:
+            exchange.refuse(self._too_large())
+            return
+        if payload:
+            exchange.request_data(payload)
+        if body.is_over:
+            self._buffer = body.rest
+            self._deadline.clear()
+            exchange.request_ended()
+        self.update_reading()
+        self._expect_more()
+
+    def _expect_more(self) -> None:
+        """A body that stops coming while the upstream waits for it is as dead as a head that does."""
+        if self._body is not None and not self._body.is_over and not self._is_paused:
+            self._deadline.set(self._service.limits.body_timeout)
+
+    def _too_large(self) -> TunnelError:
+        return TunnelError(
+            TunnelErrorCode.TOO_LARGE, f"The request's body is larger than {self._service.limits.body_bytes} bytes"
+        )
+
+    def _too_late(self) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self._leave()  # idle, or a head that never ends: there is nobody to answer
+        elif self._body is not None and not self._body.is_over:
+            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's body did not come in time"))
+        else:
+            exchange.timed_out()
+
+    def _caller_lost(self) -> None:
+        self._is_ending = True
+        self._buffer = b""
+        self._out.clear()
+        exchange, self._exchange = self._exchange, None
+        self._body = None
+        if exchange is not None:
+            exchange.caller_lost()
+
+    # --- exchange.Caller --------------------------------------------------------------------------------------------
+
+    def update_reading(self) -> None:
+        """Read on unless the upstream, the pool or a request that waits its turn says no."""
+        exchange = self._exchange
+        is_paused = (exchange is not None and exchange.holds_request) or (
+            bool(self._buffer) and (exchange is not None or self._is_queued)
+        )
+        if is_paused == self._is_paused or self._transport is None:
+            return
+        self._is_paused = is_paused
+        if is_paused:
+            self._deadline.clear()  # it is not the caller who is slow
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+            self._expect_more()
+
+    def request_passed(self) -> None:
+        """As `exchange.Caller`."""
+        self._deadline.set(self._service.limits.first_byte_timeout)
+
+    def inform(self, head: ResponseHead) -> None:
+        """As `exchange.Caller`."""
+        if self._respond_framing is Framing.CHUNKED:  # HTTP/1.0 knows no 1xx
+            self._out.append(caller_response(head, Framing.NONE, closes=False))
+
+    def respond(self, head: ResponseHead) -> None:
+        """As `exchange.Caller`."""
+        if self._body is None or self._body.is_over:
+            self._deadline.clear()
+        else:
+            self._keeps_alive = False  # answered before it was asked in full: the rest of the question is not waited for
+        if head.framing in {Framing.NONE, Framing.LENGTH}:
+            self._respond_framing = head.framing
+        elif self._respond_framing is Framing.CLOSE:
+            self._keeps_alive = False
+        if self._service.is_draining:
+            self._keeps_alive = False
+        self._out.append(caller_response(head, self._respond_framing, closes=not self._keeps_alive))
+
+    def respond_data(self, data: bytes) -> None:
+        """As `exchange.Caller`."""
+        self._out.append(encode_chunk(data) if self._respond_framing is Framing.CHUNKED else data)
+
+    def respond_end(self) -> None:
+        """As `exchange.Caller`."""
+        if self._respond_framing is Framing.CHUNKED:
+            self._out.append(LAST_CHUNK)
+        self.flush()
+        self._next(closes=not self._keeps_alive)
+
+    def refuse(self, error: TunnelError) -> None:
+        """As `exchange.Caller`."""
+        self._answer(error, closes=not self._keeps_alive or self._body is None or not self._body.is_over)
+
+    def cut(self) -> None:
+        """As `exchange.Caller`."""
+        self._exchange = None
+        self._body = None
+        self.flush()  # what did come is the caller's; that more was to come it learns from the Close's code
+        self._leave(_FAILED, "the response was cut short")
+
+    def flush(self) -> None:
+        """As `exchange.Caller`."""
+        out = self._out
+        if not out or self._transport is None:
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._transport.write(data)
+
+    # --- the end of a request ---------------------------------------------------------------------------------------
+
+    def _answer(self, error: TunnelError, *, closes: bool) -> None:
+        closes = closes or self._service.is_draining
+        self._out.append(refusal(error, closes=closes, is_head_request=self._is_head_request))
+        self.flush()
+        self._next(closes=closes)
+
+    def _next(self, *, closes: bool) -> None:
+        """The exchange is over; what is on the stream is a whole answer."""
+        self._exchange = None
+        self._body = None
+        self._received = 0
+        self._deadline.clear()
+        if closes:
+            self._is_ending = True
+            if self._transport is not None:
+                self._transport.close()
+        elif self._service.is_draining:
+            self._leave()
+        else:
+            self._deadline.set(self._service.limits.idle_timeout)
+            if self._buffer:
+                self._is_queued = True
+                self._service.loop.call_soon(self._advance)  # later: a read full of refused requests must not recurse
+            self.update_reading()
+
+    def _leave(self, code: int = _GOING_AWAY, reason: str = "going away") -> None:
+        self._is_ending = True
+        self._deadline.clear()
+        leave, self._leave_with = self._leave_with, None
+        if leave is not None:
+            leave(code, reason)

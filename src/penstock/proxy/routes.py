@@ -1,0 +1,93 @@
+"""Which upstream a host name means, and whether three names mean the same one. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from penstock.errors import PenstockError
+from penstock.protocol.hosts import normalize_host
+from penstock.proxy.config import RouteConfig, parse_upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One upstream. `host_header` is None where the caller's own Host is sent."""
+
+    name: str
+    host: str
+    port: int
+    is_tls: bool
+    host_header: bytes | None
+
+    @property
+    def url(self) -> str:
+        """The upstream as it was configured."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
+
+
+class RouteTable:
+    """Routes by normalized host name: exactly, then with the tunnel domain stripped."""
+
+    __slots__ = ("_by_host", "_suffix")
+
+    def __init__(self, routes: Mapping[str, RouteConfig], domain: str) -> None:
+        self._by_host = {name: _route(name, config) for name, config in routes.items()}
+        self._suffix = f".{domain}" if domain else ""
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._by_host.values())
+
+    def find(self, host: str) -> Route | None:
+        """The route of a normalized host."""
+        route = self._by_host.get(host)
+        if route is None and self._suffix and host.endswith(self._suffix):
+            return self._by_host.get(host.removesuffix(self._suffix))
+        return route
+
+    def is_same(self, one: str, other: str) -> bool:
+        """Whether two normalized hosts are one name, or two names of one route."""
+        if one == other:
+            return True
+        route = self.find(one)
+        return route is not None and route is self.find(other)
+
+    def is_addressed(self, host: str, *, upgrade: str, server_name: str | None) -> bool:
+        """Whether a request for `host` may come on a stream that was opened for `upgrade` with SNI `server_name`.
+
+        The edge gave its permission for the upgrade's Host alone, and the caller checked the certificate for the SNI alone:
+        a request for anything else would borrow both. A stock caller's outer Host may be only the domain above the
+        route; then the SNI must say which.
+        """
+        if server_name is not None and not self.is_same(server_name, host):
+            return False
+        if self.find(upgrade) is None and host.endswith(f".{upgrade}"):
+            return server_name is not None
+        return self.is_same(upgrade, host)
+
+
+def _route(name: str, config: RouteConfig) -> Route:
+    scheme, host, port = parse_upstream(config.url)
+    header: bytes | None
+    if config.host_header == "preserve":
+        header = None
+    elif config.host_header == "upstream":
+        # RFC 9110 4.2: the default port is left out, as every client does; servers compare the text.
+        authority = config.url.partition("://")[2].lower()
+        default = ":443" if scheme == "https" else ":80"
+        header = authority.removesuffix(default).encode()
+    else:
+        header = config.host_header.encode()
+    return Route(name, host, port, scheme == "https", header)
+
+
+def normalize(host: str) -> str | None:
+    """A Host or SNI as routes know it, or None for what is no host name."""
+    try:
+        return normalize_host(host)
+    except (ValueError, PenstockError):
+        return None

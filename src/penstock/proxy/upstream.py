@@ -1,0 +1,285 @@
+"""The upstream's side of a request: one HTTP/1.1 connection, one exchange at a time.
+
+An upstream is believed no further than its framing: what cannot be told apart from a cut body is one, and a byte that
+nobody asked for ends the connection before it could be taken for the next answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from penstock.net.transports import StreamTransport, cut
+from penstock.net.watch import PauseWatch
+from penstock.proxy.bodies import Body, BodyError, make_body
+from penstock.proxy.heads import HeadError, ResponseHead, parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.proxy.guard import IPAddress
+    from penstock.proxy.routes import Route
+
+_INFORMATIONAL_MOST: Final = 16  # 100, 103, a few 102: more is a stream of heads that never begins
+
+
+class PoolKey(NamedTuple):
+    """What must be the same for a kept connection to be used again; a reload closes those for which it is not."""
+
+    route: Route
+    address: IPAddress
+    tls_name: str | None
+
+
+class Answered(Protocol):
+    """Who sent the request on a connection."""
+
+    def informed(self, head: ResponseHead) -> None:
+        """A 1xx came."""
+        ...
+
+    def response_started(self, head: ResponseHead) -> None:
+        """The head came."""
+        ...
+
+    def response_data(self, data: bytes) -> None:
+        """Some of the body came."""
+        ...
+
+    def response_ended(self) -> bool:
+        """All of it came; whether the request was sent in full too."""
+        ...
+
+    def flush(self) -> None:
+        """All that was read at once has been told."""
+        ...
+
+    def upstream_failed(self, reason: str, *, is_stale: bool) -> None:
+        """The connection is gone. is_stale: it was a kept one and answered nothing at all."""
+        ...
+
+    def pause_request(self) -> None:
+        """The upstream reads slower than the caller writes."""
+        ...
+
+    def resume_request(self) -> None:
+        """It has caught up."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection; made on an open, paused transport.
+
+    `on_free(connection, is_reusable)` is called once an exchange, and with False when an idle one ends by itself.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_exchange",
+        "_head_bytes",
+        "_headers_most",
+        "_informational",
+        "_is_answered",
+        "_is_head_request",
+        "_is_paused",
+        "_keeps_alive",
+        "_on_free",
+        "_transport",
+        "_watch",
+        "idle_since",
+        "is_kept",
+        "key",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        key: PoolKey,
+        on_free: Callable[[UpstreamConnection, bool], None],
+        *,
+        head_bytes: int,
+        headers_most: int,
+    ) -> None:
+        self.key = key
+        self.is_kept = False  # it served a request before
+        self.idle_since = 0.0
+        self._transport = transport
+        self._on_free: Callable[[UpstreamConnection, bool], None] | None = on_free
+        self._head_bytes = head_bytes
+        self._headers_most = headers_most
+        self._exchange: Answered | None = None
+        self._buffer: bytes = b""
+        self._body: Body | None = None
+        self._informational = 0
+        self._is_answered = False
+        self._is_head_request = False
+        self._is_paused = False
+        self._keeps_alive = False
+        self._watch: PauseWatch | None = None
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent on it."""
+        return not self._transport.is_closing()
+
+    def start(self, exchange: Answered, request: bytes, *, is_head_request: bool) -> None:
+        """Send a request's head, and what there is of its body, for `exchange`."""
+        self._exchange = exchange
+        self._is_head_request = is_head_request
+        self._is_answered = False
+        self._informational = 0
+        self._transport.write(request)
+
+    def write(self, data: bytes) -> None:
+        """More of the request's body, framed."""
+        self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """The caller reads slower than the upstream writes."""
+        if self._is_paused:
+            return
+        self._is_paused = True
+        self._transport.pause_reading()
+        if not isinstance(self._transport, StreamTransport):  # those watch by themselves
+            if self._watch is None:
+                # A reset is seen through the pause; a clean end may wait for as long as its reader takes.
+                self._watch = PauseWatch(self._transport, self.connection_lost, fin_patience=float("inf"))
+            self._watch.arm()
+
+    def resume_reading(self) -> None:
+        """It has caught up."""
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Cut at once, overtaking what is queued: for the upstream this is the cancellation."""
+        self._exchange = None
+        self._free(is_reusable=False)
+        cut(self._transport)
+
+    # --- asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """A read."""
+        exchange = self._exchange
+        if exchange is None:  # nobody asked: smuggling, or an upstream that counts differently
+            self.abort()
+            return
+        try:
+            self._receive(exchange, data)
+        except (HeadError, BodyError) as exc:
+            self._fail(f"malformed HTTP response: {exc}")
+        exchange.flush()
+
+    def eof_received(self) -> None:
+        """The upstream ended; the transport closes itself after this."""
+        exchange = self._exchange
+        if exchange is None:
+            self._free(is_reusable=False)
+            return
+        if self._body is None:
+            self._fail("EOF before a response")
+        else:
+            try:
+                self._body.end()
+            except BodyError as exc:
+                self._fail(f"unexpected EOF: {exc}")
+            else:
+                self._finish(exchange, is_reusable=False)
+        exchange.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        exchange = self._exchange
+        if exchange is not None:
+            self._fail(f"connection lost: {exc}" if exc is not None else "connection closed before the response's end")
+            exchange.flush()
+        self._free(is_reusable=False)
+
+    def pause_writing(self) -> None:
+        """More is queued than the upstream takes."""
+        if self._exchange is not None:
+            self._exchange.pause_request()
+
+    def resume_writing(self) -> None:
+        """The queue is short again."""
+        if self._exchange is not None:
+            self._exchange.resume_request()
+
+    # --- the response -----------------------------------------------------------------------------------------------
+
+    def _receive(self, exchange: Answered, data: bytes) -> None:
+        self._is_answered = True
+        if self._body is None:
+            rest = self._receive_head(exchange, data)
+            if rest is None or self._body is None:
+                return
+            data = rest
+        body = self._body
+        if data:
+            payload = body.feed(data)
+            if payload:
+                exchange.response_data(payload)
+        if body.is_over and self._exchange is exchange:
+            self._finish(exchange, is_reusable=self._keeps_alive and not body.rest)
+
+    def _receive_head(self, exchange: Answered, data: bytes) -> bytes | None:
+        """What follows the head, or None when the head is not whole or the exchange has ended over it."""
+        if self._buffer:
+            data, self._buffer = self._buffer + data, b""
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(data) > self._head_bytes:
+                    raise HeadError(f"more than {self._head_bytes} bytes of headers")
+                self._buffer = data
+                return None
+            if end > self._head_bytes:
+                raise HeadError(f"more than {self._head_bytes} bytes of headers")
+            head = parse_response(data[:end], headers_most=self._headers_most, is_head_request=self._is_head_request)
+            data = data[end:]
+            if head.status >= 200:
+                break
+            self._informational += 1
+            if head.status == 101 or self._informational > _INFORMATIONAL_MOST:
+                raise HeadError("an upgrade nobody asked for" if head.status == 101 else "too many 1xx responses")
+            exchange.informed(head)
+        # An answer to HEAD is where framings are misread most; such a connection is not used again.
+        self._keeps_alive = head.keeps_alive and not self._is_head_request
+        self._body = make_body(head.framing, head.length)
+        exchange.response_started(head)
+        return data if self._exchange is exchange else None
+
+    def _finish(self, exchange: Answered, *, is_reusable: bool) -> None:
+        self._body = None
+        self._exchange = None
+        self.is_kept = True
+        is_sent = exchange.response_ended()
+        if is_reusable and is_sent and not self._transport.is_closing():
+            self.resume_reading()  # the caller's slowness was the exchange's, not the connection's
+            self._free(is_reusable=True)
+            return
+        self._free(is_reusable=False)
+        if is_sent:
+            self._transport.close()
+        else:
+            cut(self._transport)  # the rest of the upload is for nobody
+
+    def _fail(self, reason: str) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._free(is_reusable=False)
+        cut(self._transport)
+        if exchange is not None:
+            exchange.upstream_failed(reason, is_stale=self.is_kept and not self._is_answered)
+
+    def _free(self, *, is_reusable: bool) -> None:
+        on_free = self._on_free
+        if on_free is not None:
+            if not is_reusable:
+                self._on_free = None
+                self._watch = None
+            on_free(self, is_reusable)

@@ -1,0 +1,54 @@
+"""Structured logs: fixed event names, fields beside them; JSON unless a person is looking.
+
+`configure` is for programs (the CLI); roles only ask for a logger and are silent about where it goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+import structlog
+
+from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+Level = Literal["debug", "info", "warn", "error"]
+_LEVELS: Final[dict[str, int]] = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(level: Level = "info", *, json: bool | None = None) -> None:
+    """Logs go to stderr from now on. json: None means JSON unless stderr is a terminal."""
+    as_json = not sys.stderr.isatty() if json is None else json
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(sort_keys=False)
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,  # tests and `up` configure after modules are imported
+    )
+
+
+def parse_level(text: str) -> Level:
+    """A level from a flag. Raises ConfigError."""
+    if text not in _LEVELS:
+        raise ConfigError(f"log level {text!r} is not one of {', '.join(_LEVELS)}")
+    return cast("Level", text)
+
+
+def get_logger(role: str, **fields: object) -> FilteringBoundLogger:
+    """A logger whose lines carry `role` and `fields`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(role=role, **fields))

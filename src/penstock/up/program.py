@@ -1,0 +1,192 @@
+"""Starts every role in order, proves that a call gets through, stays up, and stops them in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from penstock.agent.server import Agent
+from penstock.client.access import Access, write_profile
+from penstock.client.control import ControlClient
+from penstock.config.files import private_folder, read_file, write_file
+from penstock.config.types import HostPort
+from penstock.control.server import Control
+from penstock.control.service.bootstrap import initialize
+from penstock.edge.server import Edge
+from penstock.errors import ConfigError, PenstockError, UnavailableError
+from penstock.net.dial import dial_tcp
+from penstock.net.tasks import Tasks
+from penstock.proxy.server import Proxy
+from penstock.secret import Secret
+from penstock.up import proof, roles, stack
+from penstock.up.lock import only_one
+from penstock.up.options import SAMPLE_ROUTE
+from penstock.up.ports import check_free
+from penstock.up.sample import make_config
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from penstock.up.options import Options, Route
+    from penstock.up.screen import Screen
+
+_LINKS_SECONDS: Final = 15.0
+_REACH_SECONDS: Final = 3.0
+_POLL_SECONDS: Final = 0.02
+
+
+@contextlib.asynccontextmanager
+async def running(options: Options, screen: Screen) -> AsyncIterator[Up]:
+    """Every role up and joined; all stopped, in the opposite order, at the end. Raises PenstockError."""
+    private_folder(options.folder, hint="choose a folder you can write with --dir")
+    with only_one(options.folder):
+        check_free(options.ports)
+        for route in options.routes:
+            await _check_reachable(route)
+        async with contextlib.AsyncExitStack() as started:
+            yield await _start(options, screen, started)
+
+
+class Up:
+    """What runs: the tunnel's routes, and the access that callers use."""
+
+    def __init__(self, options: Options, access: Access, domain: str) -> None:
+        self.options = options
+        self.access = access
+        self.domain = domain
+
+    def urls(self) -> dict[str, str]:
+        """Route name to the URL that callers use."""
+        paths = {route.name: route.path for route in self.options.routes} or {SAMPLE_ROUTE: "/mcp"}
+        return {name: f"https://{name}.{self.domain}{path}" for name, path in paths.items()}
+
+    async def prove(self, screen: Screen) -> None:
+        """One real call a route. Raises PenstockError for the first that fails."""
+        for name, url in self.urls().items():
+            try:
+                ask = proof.call_sample if self.options.has_sample else proof.list_tools
+                result = await ask(url, self.access)
+            except PenstockError:
+                raise
+            except Exception as exc:  # whatever a stranger's server makes the SDK raise
+                raise UnavailableError(
+                    f"the call through {name} failed",
+                    detail=_told(exc),
+                    hint="is what runs there an MCP server with Streamable HTTP, and is the path right?",
+                ) from exc
+            screen.proof(name, url, result)
+
+
+async def _start(options: Options, screen: Screen, started: contextlib.AsyncExitStack) -> Up:
+    config = roles.control(options)
+    access = await _access(options)
+    control = Control(config)
+    await control.start()
+    started.push_async_callback(control.stop)
+    screen.step(f"control   {access.api_url}  (SQLite in {config.data_dir})")
+
+    edge = Edge(roles.edge(options, access.api_url, options.folder / "enrolment-token"))
+    await edge.start()
+    started.push_async_callback(edge.stop)
+    screen.step(f"edge      callers on {options.ports.callers}, agents on {options.ports.agents}")
+
+    client = ControlClient(access.api_url, access.api_key)
+    started.push_async_callback(client.aclose)
+    (options.folder / "stack").mkdir(mode=0o700, exist_ok=True)
+    made = await stack.prepare(options.folder / "stack", client)
+
+    upstreams = {route.name: route.upstream for route in options.routes} or {SAMPLE_ROUTE: await _sample(started)}
+    proxy = Proxy(roles.proxy(options, made, upstreams))
+    await proxy.start()
+    started.push_async_callback(proxy.stop)
+    screen.step(f"proxy     {options.ports.proxy}, {', '.join(f'{name} → {to}' for name, to in upstreams.items())}")
+    if any(roles.is_loopback(upstream) for upstream in upstreams.values()):
+        screen.note("loopback upstreams are allowed because this is `up`; a proxy on its own refuses them")
+
+    agent = Agent(roles.agent(options, made))
+    await agent.start()
+    started.push_async_callback(agent.stop)
+    await _until_ready(agent)
+    screen.step(f"agent     connected to the edge for *.{made.domain}")
+    return Up(options, access, made.domain)
+
+
+async def _access(options: Options) -> Access:
+    """The first run's API key, or the one that an earlier run wrote down."""
+    config = roles.control(options)
+    profile, enrolment = options.folder / "profile.json", options.folder / "enrolment-token"
+    api_url = f"http://{options.ports.control}"
+    if (key := read_file(options.folder / "api-key")) is not None and enrolment.exists():
+        access = Access(api_url, Secret(key.strip()))
+    else:
+        initial = await initialize(config)
+        access = Access(api_url, initial.api_key)
+        write_file(options.folder / "api-key", initial.api_key.reveal() + "\n")
+        write_file(enrolment, initial.enrolment_token.reveal() + "\n")
+    write_profile(profile, access)
+    return access
+
+
+async def _sample(started: contextlib.AsyncExitStack) -> str:
+    server = _Embedded(make_config("127.0.0.1", 0))
+    started.push_async_callback(server.stop)
+    return f"http://{await server.start()}"
+
+
+class _Embedded(uvicorn.Server):
+    """uvicorn inside a program that has its own signal handlers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._tasks = Tasks()
+        self._serving: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def start(self) -> HostPort:
+        """Serving when it returns; the bound address."""
+        self._serving = self._tasks.spawn(self.serve(), "sample server")
+        while not self.started:
+            if self._serving.done():
+                raise UnavailableError("the sample server did not start")
+            await asyncio.sleep(_POLL_SECONDS)
+        return HostPort(*self.servers[0].sockets[0].getsockname()[:2])
+
+    async def stop(self) -> None:
+        """Standing streams end, the rest gets uvicorn's own grace."""
+        self.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait({self._serving})
+        await self._tasks.aclose()
+
+
+async def _check_reachable(route: Route) -> None:
+    try:
+        transport = await dial_tcp(route.address.host, route.address.port, timeout=_REACH_SECONDS)
+    except UnavailableError as exc:
+        raise ConfigError(
+            f"--route {route.name}: nothing answers at {route.upstream}",
+            detail=exc.detail or exc.public,
+            hint="start your MCP server first, or correct the URL",
+        ) from exc
+    transport.abort()
+
+
+async def _until_ready(agent: Agent) -> None:
+    try:
+        async with asyncio.timeout(_LINKS_SECONDS):
+            while not agent.is_ready:
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
+
+
+def _told(exc: BaseException) -> str:
+    while isinstance(exc, BaseExceptionGroup) and exc.exceptions:
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,74 @@
+"""What `up` shows: progress on stderr while it starts, the result on stdout, three things to do next."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from penstock.up.options import Options
+    from penstock.up.proof import Proof
+
+
+class Screen:
+    """Talks to the person in front of it."""
+
+    def __init__(self) -> None:
+        self._talk = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._data = Console(highlight=False, soft_wrap=True)
+
+    def step(self, text: str) -> None:
+        """One thing that is done."""
+        self._talk.print(f"[green]✓[/] {text}" if self._talk.is_terminal else f"  {text}")
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        self._talk.print(f"[yellow]![/] {text}" if self._talk.is_terminal else f"! {text}")
+
+    def proof(self, name: str, url: str, proof: Proof) -> None:
+        """The answer that came through the tunnel."""
+        self._data.print(f"\n{name}: {proof.question} → {proof.answer}", markup=False)
+        self._data.print(
+            f"  {proof.called_ms:.1f} ms through edge, agent and proxy (and {proof.connected_ms:.0f} ms to connect)\n  {url}",
+            markup=False,
+        )
+
+    def next_steps(self, options: Options, url: str) -> None:
+        """Three commands to paste into another terminal."""
+        penstock = _command("penstock")
+        python = sys.executable if not _is_below_here(sys.executable) else str(Path(sys.executable).relative_to(Path.cwd()))
+        profile = options.folder / "profile.json"
+        environment = "" if profile == Path(".penstock/profile.json") else f"PENSTOCK_PROFILE={profile} "
+        call = f"{penstock} call {url} hello name=you" if options.has_sample else f"{penstock} tools {url}"
+        script = (
+            "import asyncio, penstock.client as p\n"
+            "async def main():\n"
+            f"    async with p.mcp_session('{url}') as s: print([t.name for t in (await s.list_tools()).tools])\n"
+            "asyncio.run(main())"
+        )
+        self._data.print("\nNext, in another terminal:", markup=False)
+        self._data.print(f"\n  1. call a tool     {environment}{call}", markup=False)
+        self._data.print(f'  2. from Python     {environment}{python} -c "{script}"', markup=False)
+        own = f"{penstock} up --route my=http://127.0.0.1:9000"
+        self._data.print(f"  3. your own server {own}   (stop this one first)\n", markup=False)
+
+    def staying(self) -> None:
+        """Nothing more to say until Ctrl-C."""
+        self._talk.print("Up. Ctrl-C stops it.")
+
+
+def _command(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(beside):
+        return name
+    if _is_below_here(str(beside)):
+        return str(beside.relative_to(Path.cwd()))
+    return str(beside) if beside.exists() else name
+
+
+def _is_below_here(path: str) -> bool:
+    return Path(path).is_relative_to(Path.cwd())

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from penstock.config.load import RoleConfig, Section, load
+from penstock.config.types import Duration, HostPort, Networks
+from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Inner(Section):
+    networks: Networks = ()
+    mode: str = "off"
+
+
+class Example(RoleConfig):
+    """A role for tests."""
+
+    listen_addr: HostPort
+    shutdown_timeout: Duration = 30.0
+    inner: Inner = Inner()
+    flag: bool = False
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text('listen_addr: ":1"\nshutdown_timeout: 1s\ninner: {mode: file}\n')
+    config = load(
+        Example,
+        role="demo",
+        file=file,
+        environment={"PENSTOCK_DEMO_SHUTDOWN_TIMEOUT": "2s", "PENSTOCK_DEMO_INNER__MODE": "environment", "OTHER": "x"},
+        flags={"listen_addr": "127.0.0.1:9", "shutdown_timeout": None},
+    )
+    assert config.listen_addr == HostPort("127.0.0.1", 9)
+    assert config.shutdown_timeout == 2.0
+    assert config.inner.mode == "environment"
+
+
+def test_every_wrong_field_is_named_with_its_path_and_values_stay_unsaid(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("listen_addr: nowhere\ninner: {networks: [10.0.0.1/8], secert: hunter2}\nshutdown_timeout: soon\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Example, role="demo", file=file)
+    text = caught.value.public
+    for path in ("listen_addr:", "inner.networks.0:", "inner.secert: unknown setting", "shutdown_timeout:"):
+        assert path in text
+    assert "hunter2" not in text
+
+
+def test_off_is_text_and_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text('listen_addr: ":1"\ninner: {mode: off}\nflag: true\n')
+    config = load(Example, role="demo", file=file)
+    assert config.inner.mode == "off"
+    assert config.flag is True
+    file.write_text('listen_addr: ":1"\nlisten_addr: ":2"\n')
+    with pytest.raises(ConfigError, match="given twice"):
+        load(Example, role="demo", file=file)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "just text"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(Example, role="demo", file=file)
+
+
+def test_a_missing_file_says_so_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load(Example, role="demo", file=tmp_path / "none.yaml")
+    assert caught.value.hint

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from penstock.config.types import HostPort, format_duration, parse_duration, parse_network, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("1h30m", 5400), ("500ms", 0.5), ("2160h", 7_776_000), ("1.5s", 1.5), ("0", 0), (45, 45), ("1m0.5s", 60.5)],
+)
+def test_durations_are_read_as_go_reads_them(text: object, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "-1s", "1 s", "1d", "1s2", True, None, float("inf"), float("nan"), -1])
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(30, "30s"), (90, "90s"), (120, "2m"), (7_776_000, "2160h"), (0.25, "250ms"), (0, "0s")]
+)
+def test_durations_are_written_as_they_are_read(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:80", "[::1]:8080", "localhost:1", ":8080", "edge.example.com:7844"])
+def test_addresses_print_as_they_were_written(text: str) -> None:
+    assert str(HostPort.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "80", "host", "host:", "host:x", "::1:80", "[::g]:1", "host:70000", "host:-1", "host:\u0661"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        HostPort.parse(text)
+
+
+def test_sizes_and_networks() -> None:
+    assert parse_size("64KiB") == 65536
+    assert parse_size("1 MB") == 1_000_000
+    assert parse_size(12) == 12
+    assert str(parse_network("10.1.2.3")) == "10.1.2.3/32"
+    with pytest.raises(ValueError, match="host bits"):
+        parse_network("10.1.2.3/8")
+    with pytest.raises(ValueError, match="size"):
+        parse_size("1.5MB")

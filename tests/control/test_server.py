@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from penstock.control.server import Control
+from penstock.errors import ConfigError
+from penstock.tls import certs, contexts
+from tests.control.conftest import make_config
+from tests.support import ca
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.control.conftest import Api
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_takes_no_signals(start_api: Callable[..., Any]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    await start_api()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_it_starts_in_under_a_second(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api()
+    await api.control.stop()
+    began = time.perf_counter()
+    again = Control(api.config)
+    await again.start()
+    took = time.perf_counter() - began
+    await again.stop()
+    assert took < 1
+
+
+async def test_several_run_in_one_process_apart_from_each_other(start_api: Callable[..., Any]) -> None:
+    first: Api = await start_api("first")
+    second: Api = await start_api("second")
+    tunnel = await first.tunnel()
+    assert (await second.http.get(f"/v1/tunnels/{tunnel['id']}")).status_code == 404
+    headers = second.bearing(first.initial.api_key)
+    assert (await second.http.get("/v1/tunnels", headers=headers)).status_code == 401
+
+
+async def test_two_on_one_file_hold_the_limit_and_lose_nothing(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api(limits={"tunnels_per_organization": 25})
+    twin = Control(api.config)
+    await twin.start()
+    try:
+        urls = [api.control.url, twin.url]
+        responses = await asyncio.gather(
+            *(api.http.post(f"{urls[number % 2]}/v1/tunnels", json={}, timeout=40) for number in range(60))
+        )
+        made = {response.json()["id"] for response in responses if response.status_code == 200}
+        assert len(made) == 25
+        assert {response.status_code for response in responses} == {200, 400}
+        for url in urls:
+            listed = (await api.http.get(f"{url}/v1/tunnels?limit=100")).json()["data"]
+            assert {tunnel["id"] for tunnel in listed} == made
+    finally:
+        await twin.stop()
+
+
+async def test_what_was_made_is_there_after_a_restart(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api()
+    tunnel = await api.tunnel()
+    token = (await api.http.post(f"/v1/tunnels/{tunnel['id']}/reveal_token")).json()
+    await api.control.stop()
+    again = Control(api.config)
+    await again.start()
+    try:
+        revealed = await api.http.post(f"{again.url}/v1/tunnels/{tunnel['id']}/reveal_token")
+        assert revealed.json() == token
+    finally:
+        await again.stop()
+
+
+async def test_a_busy_port_is_one_clear_error_and_leaves_nothing_open(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api()
+    config = api.config.model_copy(update={"listen_addr": api.control.address})
+    with pytest.raises(ConfigError, match="busy"):
+        await Control(config).start()
+
+
+async def test_it_serves_tls_itself(start_api: Callable[..., Any], tmp_path: Path) -> None:
+    authority = ca.ca()
+    pair = ca.server(authority, "localhost")
+    (tmp_path / "tls.crt").write_text(pair.certificate_pem)
+    (tmp_path / "tls.key").write_text(pair.key_pem.reveal())
+    (tmp_path / "ca.crt").write_text(authority.certificate_pem)
+    files = {"cert_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+    api: Api = await start_api(tls=files)
+    assert api.control.url.startswith("https://")
+    url = f"https://localhost:{api.control.address.port}/healthz"
+    async with httpx2.AsyncClient(verify=contexts.control_client(tmp_path / "ca.crt"), trust_env=False) as client:
+        assert (await client.get(url)).text == "ok\n"
+
+
+async def test_a_key_of_another_certificate_is_refused_at_start(start_api: Callable[..., Any], tmp_path: Path) -> None:
+    api: Api = await start_api()
+    pair = ca.server(ca.ca(), "localhost")
+    (tmp_path / "tls.crt").write_text(pair.certificate_pem)
+    (tmp_path / "tls.key").write_text(certs.key_to_pem(certs.make_ec_key()).reveal())
+    files = {"cert_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+    with pytest.raises(ConfigError, match="do not belong together"):
+        await Control(make_config(api.config.data_dir, tls=files)).start()
+
+
+async def test_it_says_that_it_lives_and_is_ready_on_both_ports(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api(admin_addr="127.0.0.1:0")
+    admin = f"http://{api.control.admin_address}"
+    for base in (api.control.url, admin):
+        assert (await api.http.get(f"{base}/healthz")).text == "ok\n"
+        assert (await api.http.get(f"{base}/readyz")).text == "ready\n"
+    await api.tunnel()
+    metrics = (await api.http.get(f"{admin}/metrics")).text
+    assert 'penstock_control_requests_total{route="/v1/tunnels",status="200"} 1.0' in metrics
+
+
+async def test_a_stop_lets_a_request_in_flight_finish_and_cuts_what_never_ends(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api(shutdown_timeout=0.2)
+    _reader, writer = await asyncio.open_connection(api.control.address.host, api.control.address.port)
+    writer.write(b"POST /v1/tunnels HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+    await writer.drain()
+    async with asyncio.timeout(5):
+        while api.control._metrics.running._value.get() < 1:
+            await asyncio.sleep(0)
+        await api.control.stop()
+        await api.control.stop()
+    writer.close()
+    with pytest.raises(OSError):
+        await asyncio.open_connection(
+            api.control.address.host if api.control._server else "127.0.0.1", writer.get_extra_info("peername")[1]
+        )
+
+
+async def test_plain_http_on_the_tls_port_gets_nowhere(start_api: Callable[..., Any], tmp_path: Path) -> None:
+    pair = ca.server(ca.ca(), "localhost")
+    (tmp_path / "pair.pem").write_text(f"{pair.certificate_pem}{pair.key_pem.reveal()}")
+    api: Api = await start_api(tls={"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")})
+    with pytest.raises((httpx2.HTTPError, ssl.SSLError)):
+        await api.http.get(f"http://127.0.0.1:{api.control.address.port}/healthz")

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from tests.support.ca import CALLER, DOMAIN, ORGANIZATION, WORKSPACE
+from tests.support.site import TUNNEL_ID, tunnel
+
+from penstock.edge.directory import NOTHING, Directory, closed_tunnels, revoked_callers
+from penstock.schema.edges import CallerRecord, Snapshot
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def caller(serial: str, expires_at: datetime = NOW + timedelta(hours=1)) -> CallerRecord:
+    return CallerRecord(
+        serial=serial, caller_id=CALLER, organization_id=ORGANIZATION, workspace_id=WORKSPACE, expires_at=expires_at
+    )
+
+
+def holding(*callers: CallerRecord) -> Directory:
+    return Directory.of(Snapshot(version=1, tunnels=(tunnel(),), callers=callers))
+
+
+def test_a_route_and_the_bare_domain_find_their_tunnel_and_nothing_else_does() -> None:
+    known = holding()
+    found = [host for host in (f"a.{DOMAIN}", DOMAIN, f"a.b.{DOMAIN}", "a", f"x{DOMAIN}", "") if known.tunnel_of(host)]
+    assert found == [f"a.{DOMAIN}", DOMAIN]
+
+
+def test_before_the_first_snapshot_nothing_exists() -> None:
+    assert NOTHING.tunnel_of(DOMAIN) is None
+    assert not NOTHING.callers
+
+
+def test_a_caller_that_leaves_the_feed_before_its_certificate_ends_is_revoked() -> None:
+    old = holding(caller("a"), caller("b"), caller("c", NOW - timedelta(seconds=1)))
+    assert revoked_callers(old, holding(caller("b")), NOW) == {"a"}
+
+
+def test_only_a_tunnel_that_left_is_closed_and_a_rotated_one_stays() -> None:
+    old = holding()
+    rotated = Directory.of(Snapshot(version=2, tunnels=(tunnel(verifiers=("00" * 32,)),), callers=()))
+    archived = Directory.of(Snapshot(version=3, tunnels=(), callers=()))
+    assert closed_tunnels(old, rotated) == frozenset()
+    assert closed_tunnels(old, archived) == {TUNNEL_ID}

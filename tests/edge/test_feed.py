@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from penstock.edge.feed import Feed
+from penstock.errors import IdentityError
+
+if TYPE_CHECKING:
+    from tests.support.site import Site
+
+    from penstock.edge.directory import Directory
+
+pytestmark = pytest.mark.anyio
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def feed(clock: Clock) -> Feed:
+    return Feed(stale_limit=60.0, clock=clock)
+
+
+async def test_a_signed_page_is_taken_over_and_announced_with_what_it_replaces(site: Site, feed: Feed) -> None:
+    seen: list[tuple[Directory, Directory]] = []
+    feed.listen(lambda old, new: seen.append((old, new)))
+    assert feed.accept(site.public_key, site.snapshot())
+    assert feed.accept(site.public_key, site.snapshot())
+    assert [(old.version, new.version) for old, new in seen] == [(-1, 1), (1, 2)]
+
+
+async def test_the_same_page_again_changes_nothing(site: Site, feed: Feed) -> None:
+    page = site.snapshot()
+    assert feed.accept(site.public_key, page)
+    assert not feed.accept(site.public_key, page)
+
+
+async def test_a_page_that_was_changed_after_it_was_signed_is_not_believed(site: Site, feed: Feed) -> None:
+    page = site.snapshot()
+    with pytest.raises(IdentityError, match="not signed"):
+        feed.accept(site.public_key, replace(page, body=page.body.replace(b"tnl_01", b"tnl_02")))
+    with pytest.raises(IdentityError, match="not signed"):
+        feed.accept(site.public_key, replace(page, signature=b""))
+    assert feed.version == -1
+
+
+async def test_a_page_of_another_control_plane_is_not_believed(site: Site, feed: Feed) -> None:
+    with pytest.raises(IdentityError, match="not signed"):
+        feed.accept(bytes(31) + b"\x01", site.snapshot())
+
+
+async def test_an_older_page_is_refused_even_though_it_was_signed_once(site: Site, feed: Feed) -> None:
+    old, new = site.snapshot(), site.snapshot()
+    feed.accept(site.public_key, new)
+    with pytest.raises(IdentityError, match="backwards"):
+        feed.accept(site.public_key, old)
+    assert feed.version == 2
+
+
+async def test_it_is_stale_before_the_first_word_and_when_control_was_silent_for_too_long(
+    site: Site, feed: Feed, clock: Clock
+) -> None:
+    assert feed.is_stale
+    feed.accept(site.public_key, replace(site.snapshot(), confirmed_at=clock.now))
+    assert not feed.is_stale
+    clock.now += 61
+    assert feed.is_stale
+    feed.confirm(clock.now)
+    assert not feed.is_stale
+
+
+async def test_a_wait_ends_when_the_feed_brings_what_is_waited_for_and_not_before(site: Site, feed: Feed) -> None:
+    async with asyncio.timeout(5):
+        waiting = asyncio.gather(feed.wait_until(lambda directory: directory.version == 2, 5.0))
+        feed.accept(site.public_key, site.snapshot())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        feed.accept(site.public_key, site.snapshot())
+        assert await waiting == [True]
+
+
+async def test_a_wait_in_vain_ends_in_time(feed: Feed) -> None:
+    assert not await feed.wait_until(lambda directory: directory.version == 2, 0.01)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.rawagent import accept, raw_agent
+from tests.support.site import SECRET, TUNNEL_ID, tunnel, until
+
+from penstock.net.dial import dial_tls
+from penstock.net.streams import ByteStream
+from penstock.protocol import metadata
+from penstock.protocol.registration import Refused, Registered, Unregistered
+from penstock.tls import contexts
+
+if TYPE_CHECKING:
+    from tests.support.site import Site
+
+pytestmark = pytest.mark.anyio
+
+QUICK = {"feed_wait_seconds": 0.05, "stop_seconds": 0.2}
+
+
+async def test_an_agent_with_the_secret_is_registered_and_told_where(site: Site) -> None:
+    async with site.edge() as edge, raw_agent(site, edge) as agent:
+        registered = await agent.register()
+        assert isinstance(registered, Registered)
+        assert registered.location == "edge-1"
+        assert not registered.remotely_managed
+        assert len(list(edge.sessions.links_of(TUNNEL_ID))) == 1
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{"secret": b"wrong"}, {"secret": b""}, {"tunnel_id": uuid.UUID(int=9).bytes}, {"account": "another"}],
+    ids=["wrong secret", "no secret", "unknown tunnel", "another account"],
+)
+async def test_any_other_is_refused_so_that_it_tries_again_and_the_edge_closes_the_link(
+    site: Site, claims: dict[str, Any]
+) -> None:
+    async with site.edge(limits=QUICK) as edge, raw_agent(site, edge) as agent:
+        refused = await agent.register(**claims)
+        assert isinstance(refused, Refused)
+        assert refused.cause.startswith("Unauthorized: ")
+        assert refused.should_retry
+        assert await agent.lost is None  # closed in order, after the answer
+        assert edge.sessions.registered == 0
+
+
+async def test_an_agent_of_a_tunnel_made_a_moment_ago_waits_for_the_feed_and_is_registered(site: Site) -> None:
+    site.tunnels = ()
+    async with site.edge() as edge, raw_agent(site, edge) as agent:
+        registering = asyncio.gather(agent.register())
+        await until(lambda: edge.sessions.open == 1)
+        site.tunnels = (tunnel(),)
+        site.publish(edge)
+        assert isinstance((await registering)[0], Registered)
+
+
+async def test_a_rotated_secret_refuses_new_links_at_once_and_leaves_live_ones(site: Site) -> None:
+    async with site.edge(limits=QUICK) as edge, raw_agent(site, edge) as live:
+        await live.register()
+        site.tunnels = (tunnel(verifiers=("00" * 32,)),)
+        site.publish(edge)
+        async with raw_agent(site, edge) as late:
+            assert isinstance(await late.register(secret=SECRET), Refused)
+        assert edge.sessions.registered == 1
+        assert not live.lost.done()
+
+
+async def test_an_archived_tunnels_links_are_cut(site: Site) -> None:
+    async with site.edge() as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        site.tunnels = ()
+        site.publish(edge)
+        await agent.lost
+        assert edge.sessions.registered == 0
+
+
+async def test_unregistering_is_answered_then_streams_finish_and_then_the_edge_closes(site: Site) -> None:
+    async with site.edge() as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        asking = asyncio.gather(site.ask(edge))
+        stream = await agent.streams.get()
+        accept(stream)
+        ((response, transport),) = await asking
+        assert response.status == 101
+        assert isinstance(await agent.unregister(), Unregistered)
+        refused, _ = await site.ask(edge)  # nothing new there
+        assert refused.status == 502
+        assert not agent.lost.done()
+        far = ByteStream.over(stream)
+        await far.write(b"the last answer")
+        near = ByteStream.over(transport)
+        assert await near.read(100) == b"the last answer"
+        await near.aclose()
+        assert await agent.lost is None
+
+
+async def test_streams_of_an_agent_that_unregistered_are_cut_when_the_drain_takes_too_long(site: Site) -> None:
+    async with site.edge(limits={"drain_seconds": 0.1, "stop_seconds": 0.1}) as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        asking = asyncio.gather(site.ask(edge))
+        accept(await agent.streams.get())
+        await asking
+        await agent.unregister()
+        await agent.lost
+
+
+async def test_an_agent_that_never_registers_is_let_go(site: Site) -> None:
+    async with (
+        site.edge(limits={"registration_seconds": 0.2, "stop_seconds": 0.1}) as edge,
+        raw_agent(site, edge) as agent,
+    ):
+        await agent.lost
+
+
+async def test_a_peer_that_speaks_no_http2_is_let_go(site: Site) -> None:
+    async with site.edge(limits={"registration_seconds": 0.5, "stop_seconds": 0.1}) as edge, asyncio.timeout(10):
+        address = edge.agents_address
+        transport = await dial_tls(
+            address.host,
+            address.port,
+            context=contexts.agent_outer([site.edge_ca.certificate_pem]),
+            server_hostname=metadata.EDGE_SERVER_NAME,
+        )
+        pipe = ByteStream.over(transport)
+        await pipe.write(b"GET / HTTP/1.1\r\n\r\n")
+        while await pipe.read(65_536):
+            pass
+        await pipe.aclose()
+
+
+async def test_garbage_on_the_control_stream_ends_that_link_alone(site: Site) -> None:
+    async with site.edge() as edge, raw_agent(site, edge) as good, raw_agent(site, edge) as bad:
+        await good.register()
+        await bad.register()
+        assert bad.pipe is not None
+        await bad.pipe.write(b"\xff" * 64)
+        await bad.lost
+        await until(lambda: edge.sessions.registered == 1)
+        assert not good.lost.done()
+
+
+async def test_a_full_edge_ends_new_links_before_they_register(site: Site) -> None:
+    async with site.edge(limits={"links": 1, "stop_seconds": 0.1}) as edge, raw_agent(site, edge) as first:
+        await first.register()
+        async with raw_agent(site, edge) as second:
+            await second.lost
+        assert edge.sessions.registered == 1
+
+
+async def test_the_stock_agents_other_names_are_on_the_edges_certificate(site: Site) -> None:
+    async with site.edge() as edge, asyncio.timeout(10):
+        address = edge.agents_address
+        transport = await dial_tls(
+            address.host,
+            address.port,
+            context=contexts.agent_outer([site.edge_ca.certificate_pem]),
+            server_hostname=metadata.PROBE_SERVER_NAME,
+        )
+        transport.abort()

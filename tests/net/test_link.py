@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.net.link import Link, LinkLimits, LinkStream, StreamLostError, StreamRefusedError
+from penstock.net.streams import ByteStream
+from penstock.net.transports import cut
+from penstock.protocol.http2 import Role, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"echo.test"), (b":path", b"/")]
+OK = [(b":status", b"200")]
+
+
+class Owner:
+    """Remembers what a link reports."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.requested: asyncio.Queue[LinkStream] = asyncio.Queue()
+        self.lost: asyncio.Future[Exception | None] = loop.create_future()
+
+    def link_made(self, link: Link) -> None:
+        pass
+
+    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+        self.requested.put_nowait(stream)
+
+    def link_lost(self, link: Link, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+class Ends:
+    """An edge and an agent joined by a socket pair."""
+
+    edge: Link
+    agent: Link
+
+    def __init__(self) -> None:
+        self.edge_owner, self.agent_owner = Owner(), Owner()
+
+    async def stream(self) -> tuple[LinkStream, LinkStream]:
+        """One stream, answered: the edge's end and the agent's."""
+        near = self.edge.open_stream(REQUEST)
+        far = await self.agent_owner.requested.get()
+        far.respond(OK)
+        await near.response()
+        return near, far
+
+
+@contextlib.asynccontextmanager
+async def joined(*, limits: LinkLimits | None = None, settings: Settings | None = None) -> AsyncIterator[Ends]:
+    ends = Ends()
+    ends.edge = Link(Role.EDGE, ends.edge_owner, settings=settings, limits=limits)
+    ends.agent = Link(Role.AGENT, ends.agent_owner, settings=settings, limits=limits)
+    one, other = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: ends.edge, sock=one)
+    await loop.create_connection(lambda: ends.agent, sock=other)
+    try:
+        async with asyncio.timeout(10):
+            yield ends
+    finally:
+        ends.edge.abort()
+        ends.agent.abort()
+        await asyncio.wait([ends.edge_owner.lost, ends.agent_owner.lost], timeout=5)
+
+
+class Recorder(asyncio.Protocol):
+    """Keeps what a transport delivers, in order."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.ended = False
+        self.blocked = 0
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def eof_received(self) -> None:
+        self.ended = True
+
+    def pause_writing(self) -> None:
+        self.blocked += 1
+
+    def resume_writing(self) -> None:
+        self.blocked -= 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+def own(stream: LinkStream, *, reading: bool = True) -> Recorder:
+    recorder = Recorder()
+    stream.set_protocol(recorder)
+    if reading:
+        stream.resume_reading()
+    return recorder
+
+
+async def until(holds: Any, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110 - nobody announces these states
+            await asyncio.sleep(0.002)
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+async def test_bytes_go_both_ways_and_a_clean_end_delivers_all_that_was_sent_then_ends_the_other_side() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        near_end, far_end = own(near), own(far)
+        near.write(b"up" * 100_000)
+        far.write(b"down")
+        await until(lambda: near_end.data == b"down")
+        near.close()
+        assert await far_end.lost is None
+        assert far_end.ended
+        assert far_end.data == b"up" * 100_000
+        assert await near_end.lost is None
+        await ends.edge.drained()
+        await ends.agent.drained()
+
+
+async def test_an_end_waits_for_a_paused_reader_and_keeps_what_came_before_it() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        far_end = own(far, reading=False)
+        own(near)
+        near.write(b"last words")
+        near.close()
+        await until(lambda: far.peer_ended)
+        assert not far_end.ended
+        far.resume_reading()
+        assert await far_end.lost is None
+        assert far_end.data == b"last words"
+
+
+async def test_an_abort_overtakes_what_is_queued_and_is_a_loss_for_the_other_side_even_while_it_does_not_read() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        far_end = own(far, reading=False)
+        own(near)
+        near.write(bytes(1_000_000))  # far more than the window of a reader that does not read
+        await until(lambda: ends.edge.buffered < 1_000_000)
+        near.abort()
+        lost = await far_end.lost
+        assert isinstance(lost, StreamLostError)
+        assert lost.code == 8  # CANCEL
+        assert len(far_end.data) == 0
+        assert ends.edge.buffered == 0
+
+
+async def test_a_peer_that_goes_on_sending_on_a_stream_that_ended_is_drained_to_its_own_end() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        own(near)
+        far_end = own(far)
+        far.write(bytes(3_000_000))
+        near.close()
+        assert await far_end.lost is None  # its own three megabytes went somewhere, so its end could follow
+        await until(lambda: ends.agent.load == 0 and ends.edge.load == 0)
+
+
+async def test_a_closed_stream_whose_peer_takes_nothing_more_is_given_up_after_the_close_timeout() -> None:
+    async with joined(limits=LinkLimits(close_timeout=0.2, ping_interval=0.1)) as ends:
+        near, far = await ends.stream()
+        near_end = own(near)
+        own(far, reading=False)
+        near.write(bytes(500_000))
+        near.close()
+        assert isinstance(await near_end.lost, TimeoutError)
+        assert ends.edge.load == 0
+
+
+# --- back-pressure ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_stalled_reader_stops_its_writer_and_no_other_stream() -> None:
+    async with joined() as ends:
+        stalled_near, stalled_far = await ends.stream()
+        writer = own(stalled_near)
+        own(stalled_far, reading=False)
+        for _ in range(200):
+            if writer.blocked:
+                break
+            stalled_near.write(bytes(16_384))
+            await asyncio.sleep(0)
+        assert writer.blocked == 1
+        near, far = await ends.stream()
+        reader = own(far)
+        own(near)
+        near.write(bytes(300_000))
+        await until(lambda: len(reader.data) == 300_000)
+
+
+async def test_a_reader_that_pauses_holds_no_more_than_the_window_and_gets_everything_in_the_end() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        reader = own(far, reading=False)
+        writer = own(near)
+        near.write(bytes(1_000_000))
+        await until(lambda: ends.edge.buffered <= 1_000_000 - 65_535)
+        held = 1_000_000 - ends.edge.buffered
+        assert 65_535 <= held <= 65_536 + 16_384
+        assert writer.blocked == 1
+        far.resume_reading()
+        await until(lambda: len(reader.data) == 1_000_000)
+        assert writer.blocked == 0
+
+
+async def test_many_streams_that_send_at_once_all_arrive_whole() -> None:
+    async with joined() as ends:
+        pairs = [await ends.stream() for _ in range(20)]
+        readers = [own(far) for _, far in pairs]
+        for number, (near, _) in enumerate(pairs):
+            own(near)
+            near.write(bytes([number]) * 200_000)
+            near.close()
+        for number, reader in enumerate(readers):
+            assert await reader.lost is None
+            assert reader.data == bytes([number]) * 200_000
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_refused_before_it_began_may_be_tried_elsewhere() -> None:
+    async with joined() as ends:
+        stream = ends.edge.open_stream(REQUEST)
+        (await ends.agent_owner.requested.get()).refuse()
+        with pytest.raises(StreamRefusedError):
+            await stream.response()
+
+
+async def test_a_stream_that_was_begun_cannot_be_refused_any_more() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        far.refuse()
+        reader = own(near)
+        own(far).lost.add_done_callback(lambda _: None)
+        far.write(b"still there")
+        await until(lambda: bytes(reader.data) == b"still there")
+
+
+async def test_a_link_at_the_peers_limit_of_streams_refuses_the_next_and_takes_it_when_one_has_ended() -> None:
+    async with joined(settings=Settings(max_concurrent_streams=2)) as ends:
+        first, _ = await ends.stream()
+        await ends.stream()
+        assert not ends.edge.is_open
+        with pytest.raises(StreamRefusedError):
+            ends.edge.open_stream(REQUEST)
+        first.abort()
+        await until(lambda: ends.edge.is_open)
+
+
+async def test_a_draining_link_opens_nothing_and_says_when_its_streams_are_done() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        kept, _ = await ends.stream()
+        own(far)
+        ends.edge.drain()
+        with pytest.raises(StreamRefusedError):
+            ends.edge.open_stream(REQUEST)
+        waiting = asyncio.gather(ends.edge.drained(besides=kept))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        near.close()
+        await waiting
+
+
+async def test_a_caller_that_stops_waiting_for_the_answer_resets_the_stream() -> None:
+    async with joined() as ends:
+        stream = ends.edge.open_stream(REQUEST)
+        far = await ends.agent_owner.requested.get()
+        recorder = own(far)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await stream.response()
+        assert isinstance(await recorder.lost, StreamLostError)
+
+
+async def test_a_whole_answer_ends_the_stream_behind_its_body() -> None:
+    async with joined() as ends:
+        stream = ends.edge.open_stream(REQUEST)
+        (await ends.agent_owner.requested.get()).respond([(b":status", b"502")], b"nothing there\n")
+        assert await stream.response() == [(b":status", b"502")]
+        pipe = ByteStream.over(stream)
+        assert await pipe.read(100) == b"nothing there\n"
+        assert await pipe.read(100) == b""
+
+
+# --- the link's end ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_cut_link_loses_every_stream_and_every_answer_that_was_awaited() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        lost = [own(near).lost, own(far).lost]
+        waiting = ends.edge.open_stream(REQUEST)
+        ends.agent.abort()
+        assert all(isinstance(exc, StreamLostError) for exc in await asyncio.gather(*lost))
+        with pytest.raises(StreamLostError):
+            await waiting.response()
+        assert not ends.edge.is_open
+
+
+async def test_an_answer_awaited_after_the_link_was_lost_does_not_hang() -> None:
+    async with joined() as ends:
+        stream = ends.edge.open_stream(REQUEST)
+        ends.edge.abort()
+        await ends.edge_owner.lost
+        with pytest.raises(StreamLostError):
+            await stream.response()
+
+
+async def test_a_peer_that_answers_no_pings_is_given_up() -> None:
+    near, silent = socket.socketpair()
+    owner = Owner()
+    link = Link(Role.EDGE, owner, limits=LinkLimits(ping_interval=0.05, ping_timeout=0.1))
+    await asyncio.get_running_loop().create_connection(lambda: link, sock=near)
+    try:
+        async with asyncio.timeout(5):
+            assert isinstance(await owner.lost, TimeoutError)
+    finally:
+        silent.close()
+
+
+async def test_pings_keep_an_idle_link_that_answers_them() -> None:
+    async with joined(limits=LinkLimits(ping_interval=0.02, ping_timeout=0.1)) as ends:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.4):
+                await asyncio.shield(ends.edge_owner.lost)
+        assert ends.edge.is_open
+
+
+async def test_a_peer_that_breaks_the_protocol_is_told_so_and_harms_no_other_link() -> None:
+    async with joined() as other:
+        near, garbage = socket.socketpair()
+        garbage.setblocking(False)
+        owner = Owner()
+        loop = asyncio.get_running_loop()
+        link = Link(Role.AGENT, owner)
+        await loop.create_connection(lambda: link, sock=near)
+        await loop.sock_sendall(garbage, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert isinstance(await owner.lost, Exception)
+        said = b""
+        while part := await loop.sock_recv(garbage, 65_536):
+            said += part
+        garbage.close()
+        assert b"does not speak HTTP/2" in said  # the GOAWAY's debug text
+        stream, far = await other.stream()
+        reader = own(far)
+        own(stream)
+        stream.write(b"unharmed")
+        await until(lambda: bytes(reader.data) == b"unharmed")
+
+
+async def test_a_protocol_that_raises_ends_its_stream_alone() -> None:
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    async with joined() as ends:
+        near, far = await ends.stream()
+        bystander, bystander_far = await ends.stream()
+
+        class Clumsy(asyncio.Protocol):
+            def data_received(self, data: bytes) -> None:
+                raise ZeroDivisionError
+
+        far.set_protocol(Clumsy())
+        far.resume_reading()
+        lost = own(near).lost
+        near.write(b"x")
+        assert isinstance(await lost, StreamLostError)
+        reader = own(bystander_far)
+        own(bystander)
+        bystander.write(b"fine")
+        await until(lambda: bytes(reader.data) == b"fine")
+    assert isinstance(failures[0]["exception"], ZeroDivisionError)
+
+
+async def test_a_goodbye_is_a_clean_end_of_the_link() -> None:
+    async with joined() as ends:
+        await ends.stream()
+        ends.edge.close()
+        assert await ends.agent_owner.lost is None
+
+
+async def test_streams_that_stall_on_a_small_connection_window_give_way_to_the_others() -> None:
+    stock = Settings(connection_window=1024 * 1024)
+    async with joined(settings=stock, limits=LinkLimits(stall_timeout=0.2, ping_interval=0.05)) as ends:
+        pairs = [await ends.stream() for _ in range(10)]
+        lost = []
+        for near, far in pairs:
+            own(far, reading=False)
+            lost.append(own(near).lost)
+            near.write(bytes(200_000))
+        done, _ = await asyncio.wait(lost, return_when=asyncio.FIRST_COMPLETED)
+        assert lost[0] in done  # the longest-stalled goes first
+        assert isinstance(await lost[0], TimeoutError)
+        near, far = await ends.stream()
+        reader = own(far)
+        own(near)
+        near.write(bytes(100_000))
+        await until(lambda: len(reader.data) == 100_000)
+
+
+async def test_a_stream_that_is_over_is_freed_without_the_collector() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        lost = own(near).lost
+        own(far)
+        gone = [weakref.ref(near), weakref.ref(far)]
+        gc.disable()
+        try:
+            near.close()
+            await lost
+            del near, far
+            await until(lambda: all(reference() is None for reference in gone))
+        finally:
+            gc.enable()
+
+
+async def test_a_cut_of_the_streams_transport_reaches_the_other_side() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        lost = own(far).lost
+        cut(near)
+        assert isinstance(await lost, StreamLostError)
