@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from tests.support import ca
 
 from penstock.config.load import validate
 from penstock.control.config import ControlConfig
 from penstock.control.server import Control
 from penstock.control.service.bootstrap import Initial, initialize
 from penstock.tls import certs
-from tests.support import ca
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,7 +56,7 @@ class Api:
             "name": name,
             "caller_address": "127.0.0.1:8443",
             "agent_address": "edge.example.com:7844",
-            "csr_pem": certs.make_csr(certs.make_ec_key(), name),
+            "csr_pem": certs.make_csr(certs.make_ec_key(), "edge"),
             **changes,
         }
         headers = self.bearing(token or self.initial.enrolment_token)

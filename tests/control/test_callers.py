@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx2
-
     from tests.control.conftest import Api
 
 pytestmark = pytest.mark.anyio

@@ -5,9 +5,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support import ca
 
 from penstock.tls import certs
-from tests.support import ca
 
 if TYPE_CHECKING:
     from tests.control.conftest import Api

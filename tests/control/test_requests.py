@@ -49,7 +49,7 @@ async def test_both_key_styles_are_accepted(api: Api) -> None:
     "headers",
     [
         {"authorization": "Bearer pst-key-wrong"},
-        {"authorization": "Bearer "},
+        {"authorization": "Bearer"},
         {"authorization": "Basic YTpi"},
         {"authorization": "Bearer pst-enrol-wrong"},
         {"x-api-key": ""},

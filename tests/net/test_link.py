@@ -112,7 +112,7 @@ def own(stream: LinkStream, *, reading: bool = True) -> Recorder:
 
 async def until(holds: Any, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - nobody announces these states
+        while not holds():
             await asyncio.sleep(0.002)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -512,3 +513,25 @@ async def test_a_busy_port_is_one_clear_error(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="busy"):
             await other.start()
         await other.stop()
+
+
+async def test_nothing_of_a_stream_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    kinds = {"Pipeline", "Exchange", "Deadline", "UpgradeRequest", "UpgradeListener", "NamedSSLObject"}
+
+    def alive() -> list[str]:
+        return [type(thing).__name__ for thing in gc.get_objects() if type(thing).__name__ in kinds]
+
+    async with site(tmp_path) as s:
+        gc.collect()
+        gc.disable()
+        try:
+            async with s.caller() as stream:
+                await stream.fetch(get())
+                assert set(alive()) >= {"Pipeline", "Deadline", "NamedSSLObject"}
+                await stream.aclose()
+            with pytest.raises(ssl.SSLError):
+                async with s.caller(trusts=ca.ca("someone-else")):
+                    pass
+            await s.until(lambda: s.events("tls handshake failed") and not alive())
+        finally:
+            gc.enable()

@@ -30,6 +30,7 @@ from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest, UpgradeResponse, request_upgrade
+from penstock.net.watch import PauseWatch
 from penstock.protocol import metadata
 from penstock.protocol.token import TunnelToken
 from penstock.schema.edges import CallerRecord, EdgeEnrolment, Snapshot, TunnelRecord
@@ -254,7 +255,8 @@ class Origin:
         assert self.server is not None
         self.server.close()
         for request in self.requests:
-            request.transport.abort()
+            if not request.transport.is_closing():
+                request.transport.abort()
 
     def _accept(self, request: UpgradeRequest) -> None:
         self.requests.append(request)
@@ -296,7 +298,12 @@ class Echo(asyncio.Protocol):
 
 
 class Stalled(Echo):
-    """Reads nothing until told to; then only counts."""
+    """Reads nothing until told to; then only counts. Like a proxy's, its socket is watched meanwhile."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.pause_reading()
+        PauseWatch(transport, self.connection_lost).arm()
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -327,11 +334,12 @@ class Source(Echo):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._send()
+        # Later: CPython's socket transport loses its head when it is closed inside resume_writing.
+        asyncio.get_running_loop().call_soon(self._send)
 
 
 async def until(holds: Callable[[], bool], *, seconds: float = 5.0) -> None:
     """Wait for a state that nobody announces; fails after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - nobody announces these states
+        while not holds():
             await asyncio.sleep(0.005)

@@ -90,13 +90,11 @@ class Origin:
                     timeout=self._limits.origin_seconds,
                 )
         except (PenstockError, OSError, TimeoutError) as exc:
-            if transport is not None:
-                cut(transport)
+            _let_go(transport)
             self._log.warning("origin unreachable", origin=f"{host}:{port}", error=_reason(exc))
             self._answer(stream, 502, TunnelErrorCode.PROXY_UNREACHABLE, "Nothing answers on the agent's local target.")
         except asyncio.CancelledError:
-            if transport is not None:
-                cut(transport)
+            _let_go(transport)
             raise
         else:
             self._answered(stream, transport, response)
@@ -150,6 +148,12 @@ class _Awaiting(Parked):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._task.cancel()
+
+
+def _let_go(transport: asyncio.Transport | None) -> None:
+    # Not twice: a socket transport of CPython's that is gone already fails on abort.
+    if transport is not None and not transport.is_closing():
+        cut(transport)
 
 
 def _replayed(headers: Headers) -> Headers:

@@ -39,7 +39,7 @@ class Agent:
         self.connector_id = uuid4()
         self._tasks = Tasks(self._failed)
         registry = new_registry()
-        self._metrics = AgentMetrics.on(registry)
+        self.metrics = AgentMetrics.on(registry)
         self._supervisor: Supervisor | None = None
         pages = {
             "/ready": ready_page(self.connector_id, lambda: self.links),
@@ -83,7 +83,7 @@ class Agent:
             raise ConfigError("The token names no edge.", hint="set edge to the address of one, e.g. edge.example.com:7844")
         if not anchors:
             raise ConfigError("The token names no CA to know an edge by.", hint="set cacert to the CA bundle of the edge")
-        origin = Origin(config.url, limits=config.limits, metrics=self._metrics, tasks=self._tasks, log=self._log)
+        origin = Origin(config.url, limits=config.limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
         plan = LinkPlan(
             registration=self._registration(token),
             context=contexts.agent_outer(anchors),
@@ -109,7 +109,7 @@ class Agent:
             self._config,
             plan,
             edges,
-            metrics=self._metrics,
+            metrics=self.metrics,
             tasks=self._tasks,
             log=self._log,
             random=secrets.SystemRandom().random,

@@ -75,7 +75,7 @@ def _values(arguments: list[str]) -> dict[str, Any]:
 
 def _in_session(url: str, ask: Any) -> None:
     try:
-        from penstock.client.mcp import mcp_session  # noqa: PLC0415 - the SDK takes half a second to import
+        from penstock.client.mcp import first_of, mcp_session  # noqa: PLC0415 - the SDK takes half a second to import
     except ModuleNotFoundError as exc:
         missing_extra("mcp", exc)
     from penstock.net import loop  # noqa: PLC0415
@@ -86,15 +86,10 @@ def _in_session(url: str, ask: Any) -> None:
 
     try:
         loop.run(main())
-    except (PenstockError, typer.Exit, KeyboardInterrupt, asyncio.CancelledError):
+    except (PenstockError, KeyboardInterrupt, asyncio.CancelledError):
         raise
     except Exception as exc:
-        raise _told(exc) from exc
-
-
-def _told(exc: BaseException) -> Exception:
-    while isinstance(exc, BaseExceptionGroup) and exc.exceptions:
-        exc = exc.exceptions[0]
-    if isinstance(exc, typer.Exit):
-        return exc
-    return PenstockError(f"the MCP server did not answer as one: {exc}", detail=type(exc).__name__)
+        first = first_of(exc)
+        if isinstance(first, typer.Exit):
+            raise first from None
+        raise PenstockError(f"the MCP server did not answer as one: {first}", detail=type(first).__name__) from exc

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from penstock.net import loop as loops
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 
 class Role(Protocol):
@@ -61,7 +61,7 @@ async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, No
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
+def _stop_signals() -> Generator[asyncio.Event]:
     stopping = asyncio.Event()
     running = asyncio.get_running_loop()
     task = asyncio.current_task()

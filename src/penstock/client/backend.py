@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpcore2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
     from penstock.client.streams import TunnelStream, TunnelStreams
     from penstock.net.streams import ByteStream
@@ -87,7 +87,7 @@ class _Secured(httpcore2.AsyncNetworkStream):
 
 
 @contextlib.contextmanager
-def _mapped(timed_out: type[Exception], failed: type[Exception]) -> Iterator[None]:
+def _mapped(timed_out: type[Exception], failed: type[Exception]) -> Generator[None]:
     """The library's own exceptions for what asyncio raises; ours pass as they are."""
     try:
         yield

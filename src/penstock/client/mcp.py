@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 
@@ -11,7 +11,7 @@ from penstock.client.transport import TunnelTransport
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from mcp.client import Client
 
@@ -29,7 +29,7 @@ async def mcp_session(
     headers: Mapping[str, str] | None = None,
     auth: httpx2.Auth | None = None,
     **client: Any,
-) -> AsyncIterator[Client]:
+) -> AsyncGenerator[Client]:
     """A connected `mcp.Client` for the server at `https://<route>.<tunnel-domain>/mcp`.
 
         async with mcp_session("https://echo.ab12cd34.tunnel.example.com/mcp") as session:
@@ -56,7 +56,7 @@ async def mcp_session(
 
 
 @contextlib.contextmanager
-def _unwrapped() -> Any:
+def _unwrapped() -> Generator[None]:
     try:
         yield
     except PenstockError:
@@ -74,8 +74,19 @@ def cause_of(exc: BaseException, depth: int = 16) -> PenstockError | None:
         return exc
     if depth == 0:
         return None
-    inner: list[BaseException | None] = list(exc.exceptions) if isinstance(exc, BaseExceptionGroup) else []
-    for other in [*inner, getattr(exc, "cause", None), exc.__cause__, exc.__context__]:
+    for other in [*members(exc), getattr(exc, "cause", None), exc.__cause__, exc.__context__]:
         if isinstance(other, BaseException) and (found := cause_of(other, depth - 1)) is not None:
             return found
     return None
+
+
+def first_of(exc: BaseException) -> BaseException:
+    """The first exception in a group of groups, or `exc` itself: what to tell a person about."""
+    while inner := members(exc):
+        exc = inner[0]
+    return exc
+
+
+def members(exc: BaseException) -> tuple[BaseException, ...]:
+    """The exceptions in a group; empty for any other exception."""
+    return cast("BaseExceptionGroup[BaseException]", exc).exceptions if isinstance(exc, BaseExceptionGroup) else ()

@@ -143,6 +143,7 @@ class TunnelStream:
         Raises CertificateError naming the rule its certificate broke, before anything of ours was sent; the rule's id
         also travels to the proxy as the WebSocket's close reason. UnavailableError for any other end of the handshake.
         """
+        anchors: tuple[CaCertificate, ...] = ()
         try:
             anchors = rules.usable_anchors(self.resolution.trust_anchors, datetime.now(UTC))
             context = await self.credentials.inner([anchor.pem for anchor in anchors])

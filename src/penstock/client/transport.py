@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import httpcore2
 import httpx2
@@ -15,7 +15,7 @@ from penstock.errors import PenstockError
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator
     from types import TracebackType
 
     from penstock.secret import Secret
@@ -100,7 +100,7 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             status_code=response.status,
             headers=response.headers,
             stream=_Body(response, request),
-            extensions=response.extensions,
+            extensions=cast("dict[str, Any]", response.extensions),
         )
 
 
@@ -120,7 +120,7 @@ class _Body(httpx2.AsyncByteStream):
 
 
 @contextlib.contextmanager
-def _mapped(request: httpx2.Request) -> Iterator[None]:
+def _mapped(request: httpx2.Request) -> Generator[None]:
     """httpcore2's exceptions have the names of httpx2's."""
     try:
         yield

@@ -74,6 +74,11 @@ class Ingress:
         """Streams being relayed."""
         return len(self._live)
 
+    @property
+    def buffered(self) -> int:
+        """Bytes on their way to callers."""
+        return sum(live.caller.get_write_buffer_size() for live in self._live)
+
     def stop(self) -> None:
         """Take nothing new; those who come are sent to another edge, or back in a moment."""
         self._stopping = True

@@ -34,7 +34,7 @@ class Edge:
         self._log = get_logger("edge")
         self._tasks = Tasks(self._failed)
         registry = new_registry()
-        metrics = EdgeMetrics.on(registry)
+        metrics = self.metrics = EdgeMetrics.on(registry)
         self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
         self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
         self._follower = Follower(config, EdgeState(config.state_dir), self.feed, self._log)
@@ -70,6 +70,11 @@ class Edge:
     def admin_address(self) -> HostPort | None:
         """The admin port, as bound."""
         return self._admin.address if self._admin is not None else None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes on their way to agents and callers that the operating system has not taken: what slow readers cost."""
+        return self.sessions.buffered + self.ingress.buffered
 
     def why_not_ready(self) -> str | None:
         """None when streams can be decided on."""

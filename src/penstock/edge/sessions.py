@@ -76,6 +76,11 @@ class Sessions:
         """Links that are up, registered or not."""
         return len(self._open)
 
+    @property
+    def buffered(self) -> int:
+        """Bytes on their way to agents."""
+        return sum(session.link.buffered for session in self._open)
+
     async def drain(self, seconds: float) -> None:
         """Take no new streams, let those that are open finish, and close every link; bounded by `seconds`."""
         self._stopping = True

@@ -10,11 +10,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from penstock.proxy.heads import Framing, Header, RequestHead, ResponseHead
+from penstock.proxy.heads import Framing, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from penstock.errors import TunnelError
 
 # RFC 9110 7.6.1 and the ones that predate it. Content-Length, Transfer-Encoding and Host are written anew from what was
@@ -28,7 +26,7 @@ _CLAIMS: Final = frozenset({b"forwarded", b"x-real-ip"})
 _REQUEST_DROPS: Final = _HOP_BY_HOP | _CLAIMS | {b"host"}
 # Penstock-Error says that the tunnel answered and not the upstream: an upstream cannot say it.
 _RESPONSE_DROPS: Final = _HOP_BY_HOP | {b"penstock-error"}
-_FRAMES: Final = frozenset({b"close", b"keep-alive", b""})
+_FRAMES: Final = frozenset({b"close", b"keep-alive", b"host", b""})
 
 
 def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
@@ -43,7 +41,7 @@ def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
         for name, value in head.headers
         if (lower := name.lower()) not in _REQUEST_DROPS and not lower.startswith(b"x-forwarded-")
     ]
-    lines = _without_nominated(lines, head.headers)
+    lines = _without_nominated(lines, head.options)
     if head.framing is Framing.LENGTH:
         lines.append(b"Content-Length: %d\r\n" % head.length)
     elif head.framing is Framing.CHUNKED:
@@ -56,7 +54,7 @@ def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> by
     """The head sent to the caller, its body framed by `framing`."""
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     lines += [b"%b: %b\r\n" % (name, value) for name, value in head.headers if name.lower() not in _RESPONSE_DROPS]
-    lines = _without_nominated(lines, head.headers)
+    lines = _without_nominated(lines, head.options)
     if framing is Framing.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     elif framing is Framing.LENGTH:
@@ -86,16 +84,9 @@ def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes
     )
 
 
-def _without_nominated(lines: list[bytes], headers: Sequence[Header]) -> list[bytes]:
-    """Headers that Connection names are for this hop alone (RFC 9110 7.6.1)."""
-    nominated = {
-        token
-        for name, value in headers
-        if len(name) == 10 and name.lower() == b"connection"
-        for token in (part.strip().lower() for part in value.split(b","))
-        if token not in _FRAMES
-    }
-    nominated.discard(b"host")  # written first by us, and nobody's to remove
+def _without_nominated(lines: list[bytes], options: frozenset[bytes]) -> list[bytes]:
+    """Headers that Connection names are for this hop alone (RFC 9110 7.6.1); Host is written by us, and nobody's to remove."""
+    nominated = options - _FRAMES
     if not nominated:
         return lines
     return [line for line in lines if line.partition(b":")[0].lower() not in nominated]

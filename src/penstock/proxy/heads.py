@@ -29,6 +29,8 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x
 METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2^63, so nobody's integer overflows
 _HOST: Final = re.compile(rb"[!#$%&'()*+,\-.0-9:;=A-Z\[\]_a-z~]{1,255}")  # RFC 9110 7.2: uri-host [":" port]
+_SPECIAL: Final = frozenset({len("host"), len("connection"), len("content-length"), len("transfer-encoding")})
+_NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
 class Framing(Enum):
@@ -41,7 +43,7 @@ class Framing(Enum):
 
 
 class RequestHead(NamedTuple):
-    """One request's head, as strict as `parse_request` is."""
+    """One request's head, as strict as `parse_request` is. `options` are those of Connection, in lower case."""
 
     method: bytes
     target: bytes
@@ -51,10 +53,11 @@ class RequestHead(NamedTuple):
     framing: Framing
     length: int
     keeps_alive: bool
+    options: frozenset[bytes]
 
 
 class ResponseHead(NamedTuple):
-    """One response's head; `length` counts where framing is LENGTH."""
+    """One response's head; `length` counts where framing is LENGTH, `options` are those of Connection, in lower case."""
 
     status: int
     reason: bytes
@@ -62,6 +65,7 @@ class ResponseHead(NamedTuple):
     framing: Framing
     length: int
     keeps_alive: bool
+    options: frozenset[bytes]
 
 
 class HeadError(Exception):
@@ -108,15 +112,17 @@ def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> 
         raise HeadError("malformed head")
     status = int(head[9:12])
     is_http_1_0 = head[7:8] == b"0"
-    framing, length = _body(fields.headers)
+    special = _special(fields.headers)
+    framing, length = _body(special)
     if framing is Framing.CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 with Transfer-Encoding")
     if is_head_request or status < 200 or status in {204, 304}:  # RFC 9112 6.3: whatever the headers say
         framing = Framing.NONE
     elif framing is Framing.NONE:
         framing = Framing.CLOSE
-    keeps = framing is not Framing.CLOSE and _keeps_alive(fields.headers, is_http_1_0=is_http_1_0)
-    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps)
+    options = _options(special)
+    keeps = framing is not Framing.CLOSE and not is_http_1_0 and b"close" not in options
+    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps, options)
 
 
 def check_beginning(data: bytes) -> None:
@@ -130,31 +136,37 @@ def check_beginning(data: bytes) -> None:
 
 
 def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
-    hosts = [value for name, value in headers if len(name) == 4 and name.lower() == b"host"]
+    special = _special(headers)
+    hosts = [value for name, value in special if name == b"host"]
     if len(hosts) != 1:
         raise HeadError("The request has no Host" if not hosts else "The request has more than one Host")
     if _HOST.fullmatch(hosts[0]) is None:
         raise HeadError("The request's Host is not a host name")
     is_http_1_0 = line[3] == b"1.0"
-    framing, length = _body(headers)
+    framing, length = _body(special)
     if framing is Framing.CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 has no Transfer-Encoding")
-    keeps = _keeps_alive(headers, is_http_1_0=is_http_1_0)
-    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps)
+    options = _options(special)
+    keeps = not is_http_1_0 and b"close" not in options  # HTTP/1.0's keep-alive was never standardised
+    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options)
 
 
-def _body(headers: Sequence[Header]) -> tuple[Framing, int]:
+def _special(headers: Sequence[Header]) -> list[Header]:
+    """What this hop reads itself, names in lower case; by length first, for most headers are somebody else's."""
+    return [(name.lower(), value) for name, value in headers if len(name) in _SPECIAL]
+
+
+def _body(special: Sequence[Header]) -> tuple[Framing, int]:
     """RFC 9112 6.3, without its leniencies: the only transfer coding is `chunked`, once, and never beside a length."""
     framing, length = Framing.NONE, 0
-    for name, value in headers:
-        size = len(name)
-        if size == 14 and name.lower() == b"content-length":
+    for name, value in special:
+        if name == b"content-length":
             if framing is not Framing.NONE:
                 raise HeadError("The body's length is given twice")
             if _LENGTH.fullmatch(value) is None:
                 raise HeadError("Content-Length is not a number")
             framing, length = Framing.LENGTH, int(value)
-        elif size == 17 and name.lower() == b"transfer-encoding":
+        elif name == b"transfer-encoding":
             if framing is not Framing.NONE:
                 raise HeadError("The body's length is given twice")
             if value.lower() != b"chunked":
@@ -163,15 +175,11 @@ def _body(headers: Sequence[Header]) -> tuple[Framing, int]:
     return framing, length
 
 
-def _keeps_alive(headers: Sequence[Header], *, is_http_1_0: bool) -> bool:
-    if is_http_1_0:
-        return False  # its keep-alive was never standardised
-    return not any(
-        token.strip() == b"close"
-        for name, value in headers
-        if len(name) == 10 and name.lower() == b"connection"
-        for token in value.lower().split(b",")
-    )
+def _options(special: Sequence[Header]) -> frozenset[bytes]:
+    values = [value for name, value in special if name == b"connection"]
+    if not values:
+        return _NO_OPTIONS
+    return frozenset(token.strip() for value in values for token in value.lower().split(b","))
 
 
 def _bad(public: str, *, detail: str | None = None) -> TunnelError:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Generator[None]:
     """Hold the folder's lock; ConfigError when another process does. The kernel lets go of it however a process ends."""
     with (folder / "lock").open("a+b") as file:
         try:

@@ -11,6 +11,7 @@ import uvicorn
 from penstock.agent.server import Agent
 from penstock.client.access import Access, write_profile
 from penstock.client.control import ControlClient
+from penstock.client.mcp import first_of
 from penstock.config.files import private_folder, read_file, write_file
 from penstock.config.types import HostPort
 from penstock.control.server import Control
@@ -28,7 +29,7 @@ from penstock.up.ports import check_free
 from penstock.up.sample import make_config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from penstock.up.options import Options, Route
     from penstock.up.screen import Screen
@@ -39,7 +40,7 @@ _POLL_SECONDS: Final = 0.02
 
 
 @contextlib.asynccontextmanager
-async def running(options: Options, screen: Screen) -> AsyncIterator[Up]:
+async def running(options: Options, screen: Screen) -> AsyncGenerator[Up]:
     """Every role up and joined; all stopped, in the opposite order, at the end. Raises PenstockError."""
     private_folder(options.folder, hint="choose a folder you can write with --dir")
     with only_one(options.folder):
@@ -74,7 +75,7 @@ class Up:
             except Exception as exc:  # whatever a stranger's server makes the SDK raise
                 raise UnavailableError(
                     f"the call through {name} failed",
-                    detail=_told(exc),
+                    detail=f"{type(first_of(exc)).__name__}: {first_of(exc)}",
                     hint="is what runs there an MCP server with Streamable HTTP, and is the path right?",
                 ) from exc
             screen.proof(name, url, result)
@@ -145,7 +146,7 @@ class _Embedded(uvicorn.Server):
         self._serving: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
     async def start(self) -> HostPort:
@@ -184,9 +185,3 @@ async def _until_ready(agent: Agent) -> None:
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
-
-
-def _told(exc: BaseException) -> str:
-    while isinstance(exc, BaseExceptionGroup) and exc.exceptions:
-        exc = exc.exceptions[0]
-    return f"{type(exc).__name__}: {exc}"

@@ -6,14 +6,10 @@ Needs nothing of Penstock, so the file also runs alone: `python sample.py --port
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-
-try:
-    from mcp.server.mcpserver import MCPServer as Server  # mcp 2
-except ImportError:
-    from mcp.server.fastmcp import FastMCP as Server  # type: ignore[no-redef]  # pyright: ignore  # mcp 1: the same class under its older name
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -26,9 +22,16 @@ def hello(name: str) -> str:
 
 def make_app() -> Starlette:
     """The server as an ASGI application, its endpoint at `/mcp`."""
-    server: Any = Server("penstock-sample", log_level="WARNING")
+    server = _server_class()("penstock-sample", log_level="WARNING")
     server.tool()(hello)
     return server.streamable_http_app()
+
+
+def _server_class() -> Any:
+    try:
+        return importlib.import_module("mcp.server.mcpserver").MCPServer  # mcp 2
+    except ModuleNotFoundError:
+        return importlib.import_module("mcp.server.fastmcp").FastMCP  # mcp 1: the same class under its older name
 
 
 def make_config(host: str, port: int) -> uvicorn.Config:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from penstock.control.errors import ApiError, ErrorType
 from penstock.errors import PenstockError
@@ -76,8 +77,21 @@ async def _http(request: Request, exc: Exception) -> JSONResponse:
     if exc.status_code == HTTPStatus.NOT_FOUND:
         return error_response("not_found_error", "there is nothing at this path", request_id)
     type_: ErrorType = _TYPE_OF_STATUS.get(exc.status_code, "invalid_request_error")
+    headers = dict(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(sorted(_methods(request)))
     text = "the method is not allowed here" if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED else "the request is malformed"
-    return error_response(type_, text, request_id, status=exc.status_code, headers=exc.headers)
+    return error_response(type_, text, request_id, status=exc.status_code, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """What the path allows, over all its routes; the router's own header names the first route's only."""
+    found: set[str] = set()
+    for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            found.add(method)
+    return found
 
 
 def _problem(error: Mapping[str, Any]) -> str:

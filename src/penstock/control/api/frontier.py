@@ -6,6 +6,7 @@ Bodies are read here, whole, bounded in bytes and in time: they are small, and n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,7 @@ _HEADERS: Final = (
     (b"cache-control", b"no-store"),  # answers hold tokens
     (b"x-content-type-options", b"nosniff"),
 )
+_DRAINED: Final = 1 << 20  # bytes of a refused body; whoever sends more may miss the answer
 
 
 class Frontier:
@@ -67,12 +69,24 @@ class Frontier:
             body = await self._read(scope, receive)
         except ApiError as exc:
             answer.refusal = exc
-            # What is left of the body is not read: the connection cannot be used again.
+            if not isinstance(exc, _TooSlowError):
+                await self._drain(receive)
             refused = error_response(exc.type, exc.public, answer.request_id, headers={"connection": "close"})
             await refused(scope, receive, answer.send)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), answer.send)
+
+    async def _drain(self, receive: Receive) -> None:
+        """Drop some of what still comes: closing at once would reset the connection and take the answer with it."""
+        left = _DRAINED
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.body_seconds):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body; None when the client left meanwhile."""
@@ -96,7 +110,7 @@ class Frontier:
                     if not message.get("more_body", False):
                         return b"".join(chunks)
         except TimeoutError:
-            raise ApiError("invalid_request_error", "the body took too long to arrive") from None
+            raise _TooSlowError from None
 
     def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -113,6 +127,11 @@ class Frontier:
             by=answer.state.get("by"),
             **({"reason": refusal.public, "detail": refusal.detail} if isinstance(refusal, ApiError) else {}),
         )
+
+
+class _TooSlowError(ApiError):
+    def __init__(self) -> None:
+        super().__init__("invalid_request_error", "the body took too long to arrive")
 
 
 class _Answer:

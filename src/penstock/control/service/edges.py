@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, update
 
@@ -16,6 +15,7 @@ from penstock.control.errors import ApiError
 from penstock.control.service import roots
 from penstock.control.storage import tables
 from penstock.errors import IdentityError
+from penstock.protocol.hosts import normalize_host
 from penstock.protocol.metadata import EDGE_SERVER_NAME, PROBE_SERVER_NAME
 from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
 from penstock.tls import certs
@@ -24,8 +24,6 @@ from penstock.tls.names import edge_server_name, is_edge_name
 if TYPE_CHECKING:
     from penstock.control.service.core import Core
     from penstock.secret import Secret
-
-_HOST: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
 async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> EdgeEnrolment:
@@ -93,7 +91,7 @@ def _address(field: str, text: str) -> HostPort:
         address = HostPort.parse(text.lower())
     except ValueError as exc:
         raise ApiError("invalid_request_error", f"{field}: must be host:port", detail=str(exc)) from exc
-    if not address.port or not (_HOST.fullmatch(address.host) or _is_address(address.host)):
+    if not address.port or not _is_dialable(address.host):
         raise ApiError(
             "invalid_request_error",
             f"{field}: must name a host and a port that others can dial",
@@ -102,8 +100,12 @@ def _address(field: str, text: str) -> HostPort:
     return address
 
 
-def _is_address(host: str) -> bool:
+def _is_dialable(host: str) -> bool:
     try:
         return not ip_address(host).is_unspecified
+    except ValueError:
+        pass
+    try:
+        return normalize_host(host) == host
     except ValueError:
         return False

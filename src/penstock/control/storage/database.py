@@ -88,7 +88,7 @@ def _configure(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     try:
         # FULL: what was acknowledged survives a power cut, too. Writes are rare here.
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             cursor.execute(f"PRAGMA {pragma}")
     finally:
         cursor.close()

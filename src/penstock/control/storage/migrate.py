@@ -7,6 +7,7 @@ there is nothing to do.
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 HEAD: Final = "0001"
+_BUSY_SECONDS: Final = 10.0  # another process may be upgrading the same file
 _SCRIPTS: Final = "penstock.control.storage:migrations"
 
 
 def migrate(file: Path) -> None:
     """Make or upgrade the schema. Raises ConfigError for a database this program does not know, and leaves it untouched."""
     try:
-        current = schema_version(file)
-        if current == HEAD:
-            return
-        _upgrade(file)
+        if schema_version(file) != HEAD:
+            _upgrade(file)
+        _use_wal(file)
     except sqlite3.DatabaseError as exc:
         raise ConfigError(
             f"{file} cannot be used as the database", detail=str(exc), hint="check the file, the disk and who may write there"
@@ -38,7 +39,7 @@ def schema_version(file: Path) -> str | None:
     """The version a database is at; None for an empty one. Raises ConfigError when it is not one of ours or newer."""
     if not file.exists():
         return None
-    with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=10.0)) as connection:
+    with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=_BUSY_SECONDS)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
             return None
@@ -54,12 +55,26 @@ def schema_version(file: Path) -> str | None:
     return version
 
 
+def _use_wal(file: Path) -> None:
+    """Readers beside a writer. A property of the file: set here once, for setting it takes a lock that nobody waits for."""
+    with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as connection:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)  # in a thread of its own; SQLite's busy handler does not cover this pragma
+
+
 def _upgrade(file: Path) -> None:
     from alembic import command  # noqa: PLC0415 - 100 ms that most starts do not need
     from alembic.config import Config  # noqa: PLC0415 - as above
     from sqlalchemy import create_engine  # noqa: PLC0415 - as above
 
-    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 10.0})
+    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_SECONDS})
     try:
         _begin_by_hand(engine)
         with engine.begin() as connection:

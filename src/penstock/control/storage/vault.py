@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from cryptography.exceptions import InvalidTag
@@ -21,7 +23,6 @@ from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _VERSION: Final = b"\x01"
 _KEY: Final = 32
@@ -74,7 +75,7 @@ class Vault:
             )
         try:
             return self._cipher.decrypt(nonce, body, cell.bind(key_id))
-        except InvalidTag as exc:
+        except (InvalidTag, ValueError) as exc:  # ValueError: cut short
             raise SealError(
                 "a stored secret was altered or moved",
                 detail=f"{cell.table}.{cell.column} of {cell.row}",
@@ -87,15 +88,18 @@ def create_master_key(file: Path, entropy: Callable[[int], bytes] = os.urandom) 
     key = entropy(_KEY)
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(base64.b64encode(key) + b"\n")
-            opened.flush()
-            os.fsync(opened.fileno())
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")  # made 0600
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(base64.b64encode(key) + b"\n")
+                opened.flush()
+                os.fsync(opened.fileno())
+            os.link(temporary, file)  # whole or not at all, and never over another
+        finally:
+            Path(temporary).unlink()
     except OSError as exc:
-        raise ConfigError(
-            f"cannot write {file}: {(exc.strerror or '').lower()}", hint="check the folder and who may write there"
-        ) from exc
+        reason = (exc.strerror or "").lower()
+        raise ConfigError(f"cannot write {file}: {reason}", hint="check the folder and who may write there") from exc
     return Vault(key)
 
 

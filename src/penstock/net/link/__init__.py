@@ -7,7 +7,8 @@ stream, never the link, and a stream that fails takes nothing with it.
 
 from __future__ import annotations
 
-from penstock.net.link.link import Link, LinkLimits, LinkOwner
+from penstock.net.link.limits import LinkLimits, LinkOwner
+from penstock.net.link.link import Link
 from penstock.net.link.stream import LinkStream, StreamLostError, StreamRefusedError
 
 __all__ = ["Link", "LinkLimits", "LinkOwner", "LinkStream", "StreamLostError", "StreamRefusedError"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
+from penstock.net.link.endings import Endings
+from penstock.net.link.limits import LinkLimits, LinkOwner
 from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
 from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -24,53 +25,6 @@ from penstock.protocol.http2 import (
 )
 
 _PING: Final = b"penstock"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkLimits:
-    """What a link waits for and holds. Times in seconds, sizes in bytes."""
-
-    high_water: int = 64 * 1024
-    """Queued on one stream before its writer pauses: a round trip of 1 ms at 500 Mbit/s."""
-
-    ping_interval: float = 10.0
-    """Silence after which the peer is pinged."""
-
-    ping_timeout: float = 10.0
-    """Silence after a ping that ends the link."""
-
-    close_timeout: float = 30.0
-    """A stream that was closed goes on sending what it was given while that moves; standing still so long ends it."""
-
-    linger: float = 30.0
-    """How long a peer may go on sending on a stream that we ended; what comes is dropped."""
-
-    stall_timeout: float = 5.0
-    """How long stalled streams may hold half of a small connection window before the longest-stalled is reset."""
-
-
-class LinkOwner(Protocol):
-    """Who is told of a link's life."""
-
-    def link_made(self, link: Link) -> None:
-        """The transport is there; streams may be opened."""
-        ...
-
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
-        """Agent: the edge opened `stream`; its `headers` say what for."""
-        ...
-
-    def link_lost(self, link: Link, exc: Exception | None) -> None:
-        """The link is gone, and with it every stream."""
-        ...
-
-
-@dataclass(slots=True)
-class _Closing:
-    """A stream that was closed here while some of what it was given has not been sent."""
-
-    queued: int
-    deadline: float
 
 
 _CHUNK: Final = 64 * 1024
@@ -100,8 +54,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._lower: asyncio.Transport | None = None
         self._streams: dict[int, LinkStream] = {}
-        self._closing: dict[int, _Closing] = {}
-        self._lingering: dict[int, float] = {}  # ended by us, not yet by the peer: until when
+        self._endings = Endings(close_timeout=self._limits.close_timeout, linger=self._limits.linger)
         self._blocked = False  # the transport below has had enough
         self._flush_due = False
         self._ended = False
@@ -216,8 +169,7 @@ class Link(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         streams, self._streams = self._streams, {}
-        self._closing.clear()
-        self._lingering.clear()
+        self._endings.clear()
         self._http.terminate()
         for stream in streams.values():
             loss = StreamLostError("The link was lost.")
@@ -265,7 +217,7 @@ class Link(asyncio.Protocol):
         self._flush_soon()
         queued = self._http.queued(stream.id)
         if queued:
-            self._closing[stream.id] = _Closing(queued, self._loop.time() + self._limits.close_timeout)
+            self._endings.closing(stream.id, queued, self._loop.time())
         else:
             self._sent_all(stream)
 
@@ -278,7 +230,7 @@ class Link(asyncio.Protocol):
     def _data(self, event: DataReceived) -> None:
         stream_id, data, flow_controlled, end = event
         stream = self._streams.get(stream_id)
-        if stream is None or stream_id in self._closing:
+        if stream is None or self._endings.is_closing(stream_id):
             # We ended it and the peer still sends: drop, but give credit, or the peer would never come to its own end.
             self._http.consumed(stream_id, flow_controlled)
         else:
@@ -309,7 +261,7 @@ class Link(asyncio.Protocol):
             # Interim heads mean nothing here, and trailers nothing behind raw bytes.
             if stream is not None and status_of(headers) >= 200:
                 stream.head_received(headers)
-        elif stream is None and stream_id not in self._lingering and status_of(headers) == 0:
+        elif stream is None and not self._endings.is_lingering(stream_id) and status_of(headers) == 0:
             stream = self._add(stream_id, headers)
             if self._owner is None or self._ended or self._draining:
                 stream.refuse()
@@ -317,7 +269,6 @@ class Link(asyncio.Protocol):
                 self._owner.stream_requested(self, stream)
 
     def _reset(self, stream_id: int, code: int) -> None:
-        self._lingering.pop(stream_id, None)
         stream = self._remove(stream_id)
         if stream is None:
             return
@@ -327,10 +278,11 @@ class Link(asyncio.Protocol):
             stream.lost(StreamLostError("The stream was reset.", code=code))
 
     def _peer_ended(self, stream_id: int) -> None:
-        self._lingering.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.fed_eof()
+        else:
+            self._endings.forget(stream_id)
 
     def _break(self, exc: RemoteProtocolError) -> None:
         """The peer broke the protocol: say so and end this link, and nothing else."""
@@ -363,17 +315,16 @@ class Link(asyncio.Protocol):
         if stream is None:
             return
         queued = self._http.queued(stream_id)
-        if stream_id not in self._closing:
+        if not self._endings.is_closing(stream_id):
             stream.drained(queued)
         elif not queued:
-            del self._closing[stream_id]
             self._sent_all(stream)
 
     def _sent_all(self, stream: LinkStream) -> None:
         """Our end of it is on its way, and that is all this side waits for."""
         self._remove(stream.id)
         if not stream.peer_ended:
-            self._lingering[stream.id] = self._loop.time() + self._limits.linger
+            self._endings.lingering(stream.id, self._loop.time())
         stream.lost(None)
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -399,17 +350,11 @@ class Link(asyncio.Protocol):
         self._flush_soon()
 
     def _end_overdue(self, now: float) -> None:
-        for stream_id, closing in list(self._closing.items()):
-            queued = self._http.queued(stream_id)
-            if queued < closing.queued:
-                closing.queued, closing.deadline = queued, now + self._limits.close_timeout
-            elif now >= closing.deadline:
-                stream = self._remove(stream_id)
-                self._reset_stream(stream_id, CANCEL)
-                if stream is not None:
-                    stream.lost(TimeoutError("the peer took no more of a closed stream"))
-        for stream_id in [stream_id for stream_id, deadline in self._lingering.items() if now >= deadline]:
-            del self._lingering[stream_id]
+        stuck, lingering = self._endings.overdue(now, self._http.queued)
+        for stream_id in stuck:
+            self._give_up(stream_id, "the peer took no more of a closed stream")
+        for stream_id in lingering:
+            self._endings.forget(stream_id)
             self._reset_stream(stream_id, CANCEL)
 
     def _free_window(self, now: float) -> None:
@@ -421,11 +366,13 @@ class Link(asyncio.Protocol):
         elif self._stalled_since is None:
             self._stalled_since = now
         elif now - self._stalled_since >= self._limits.stall_timeout:
-            stream_id = stalled[0][0]
-            stream = self._remove(stream_id)
-            self._reset_stream(stream_id, CANCEL)
-            if stream is not None:
-                stream.lost(TimeoutError("the stream stalled and held the link's window"))
+            self._give_up(stalled[0][0], "the stream stalled and held the link's window")
+
+    def _give_up(self, stream_id: int, reason: str) -> None:
+        stream = self._remove(stream_id)
+        self._reset_stream(stream_id, CANCEL)
+        if stream is not None:
+            stream.lost(TimeoutError(reason))
 
     # --- the table of streams ---------------------------------------------------------------------------------------
 
@@ -436,7 +383,7 @@ class Link(asyncio.Protocol):
         return stream
 
     def _remove(self, stream_id: int) -> LinkStream | None:
-        self._closing.pop(stream_id, None)
+        self._endings.forget(stream_id)
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self._wake()
