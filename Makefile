@@ -6,9 +6,10 @@ ARGS ?=
 DIST := dist
 TEST_VENV := .venv-test$(if $(PYTHON),-$(notdir $(PYTHON)))
 VERSIONS := 3.11 3.12 3.13
+SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check lint types imports fmt bench e2e wheel requirements clean venv venv-test
+.PHONY: help up test test-all check lint types imports fmt bench e2e requirements clean venv venv-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -47,8 +48,6 @@ e2e: venv-test  ## real processes and real clients, minutes
 bench: venv-test  ## measure the chain; writes docs/performance.md
 	$(TEST_VENV)/bin/python -m bench $(ARGS)
 
-wheel: venv-test  ## build the wheel into dist/
-
 requirements:  ## compile the hashed constraints anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
 	  --extra up --group build -o requirements/up.txt
@@ -62,7 +61,11 @@ venv:
 	@tools/environment .venv requirements/up.txt $(PYTHON)
 
 # The tests' environment holds the wheel, not the source tree: what is tested is what is shipped.
-venv-test:
+venv-test: $(TEST_VENV)/.wheel
+
+$(TEST_VENV)/.wheel: $(SOURCES) requirements/test.txt tools/environment tools/install_wheel.py
 	@PENSTOCK_INSTALL=none tools/environment $(TEST_VENV) requirements/test.txt $(PYTHON)
-	@rm -rf $(DIST) && $(TEST_VENV)/bin/python -m build --wheel --no-isolation --outdir $(DIST) . >/dev/null
-	@$(TEST_VENV)/bin/python tools/unpack_wheel.py $(DIST)
+	@rm -rf $(DIST)
+	@$(TEST_VENV)/bin/python -m build --wheel --no-isolation --outdir $(DIST) . >$(TEST_VENV)/build.log 2>&1 || { cat $(TEST_VENV)/build.log; exit 1; }
+	@$(TEST_VENV)/bin/python tools/install_wheel.py $(DIST)
+	@touch $@

@@ -32,7 +32,9 @@ def test_addresses_print_as_they_were_written(text: str) -> None:
     assert str(HostPort.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "80", "host", "host:", "host:x", "::1:80", "[::g]:1", "host:70000", "host:-1", "host:\u0661"])
+@pytest.mark.parametrize(
+    "text", ["", "80", "host", "host:", "host:x", "::1:80", "[::g]:1", "host:70000", "host:-1", "host:\u0661"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         HostPort.parse(text)

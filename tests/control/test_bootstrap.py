@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_initializing_makes_keys_that_are_stored_nowhere(tmp_path: Path) -> None:
-    config = make_config(tmp_path / "control")
+    config = make_config(tmp_path / "a folder? 100% #1")
     initial = await initialize(config)
     assert initial.api_key.reveal().startswith("pst-key-")
     assert initial.enrolment_token.reveal().startswith("pst-enrol-")

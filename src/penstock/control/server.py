@@ -71,6 +71,10 @@ class Control:
             await self._start_admin(opened)
             self._server = server
             self._opened = opened.pop_all()
+        if self._config.tls is None and not _is_loopback(self._config.listen_addr.host):
+            self._log.warning(
+                "control listens without TLS", hint="set tls, or let a proxy in front end it: keys cross the network"
+            )
         self._log.info(
             "control listening", api=str(self.address), admin=str(self.admin_address), tls=self._config.tls is not None
         )

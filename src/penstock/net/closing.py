@@ -85,7 +85,7 @@ class _Ending(asyncio.Protocol):
             return
         self._timer = loop.call_later(self._timeout, self._tick)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it ended no longer matters to anybody
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

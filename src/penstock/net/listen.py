@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from penstock.errors import ConfigError
@@ -12,6 +11,7 @@ from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from penstock.tls.contexts import TLSContext
 

@@ -10,7 +10,7 @@ memory BIO never gives back the room of the largest burst it has seen.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from penstock.net.closing import END_TIMEOUT, close_gently
 from penstock.net.transports import CLOSED, OPEN, OPENING, LayeredTransport, cut
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from penstock.tls.contexts import TLSContext
@@ -64,7 +65,16 @@ def start_tls(
     In TLS 1.3 a server may refuse the client's certificate after the client's handshake is done: the client sees
     `connection_made`, then `connection_lost` with the `ssl.SSLError` that names the alert.
     """
-    tls = TLSTransport(lower, protocol, context, server_side, server_hostname, shutdown_timeout, check_peer, on_failed)
+    tls = TLSTransport(
+        lower,
+        protocol,
+        context,
+        server_side=server_side,
+        server_hostname=server_hostname,
+        shutdown_timeout=shutdown_timeout,
+        check_peer=check_peer,
+        on_failed=on_failed,
+    )
     tls.start(initial, handshake_timeout)
     return tls
 
@@ -83,7 +93,8 @@ class TLSTransport(LayeredTransport):
         lower: asyncio.Transport,
         protocol: asyncio.BaseProtocol,
         context: TLSContext,
-        server_side: bool,  # noqa: FBT001 - only `start_tls` calls this
+        *,
+        server_side: bool,
         server_hostname: str | None,
         shutdown_timeout: float,
         check_peer: Callable[[ssl.SSLObject], None] | None,
@@ -274,10 +285,9 @@ class TLSTransport(LayeredTransport):
                 self._lower.write(out.read())
 
     def _below_close(self) -> None:
-        try:
+        # It wants the peer's close_notify, for which nobody waits; or the session is in error already.
+        with contextlib.suppress(ssl.SSLError):
             self._ssl.unwrap()
-        except ssl.SSLError:
-            pass  # it wants the peer's close_notify, for which nobody waits; or the session is in error already
         self._lower.write(self._out.read())
         close_gently(self._lower, timeout=self._shutdown_timeout, on_closed=self._gone)
 

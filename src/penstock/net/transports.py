@@ -20,6 +20,7 @@ what `tests/conformance` runs against each:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections import deque
@@ -57,10 +58,8 @@ def cut(transport: asyncio.Transport) -> None:
     if not isinstance(transport, StreamTransport):
         below: Any = transport.get_extra_info("socket")
         if below is not None:
-            try:
+            with contextlib.suppress(OSError, AttributeError):  # closed already, or no TCP socket
                 below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            except (OSError, AttributeError):
-                pass  # closed already, or no TCP socket
     transport.abort()
 
 

@@ -36,7 +36,6 @@ BODY_LIMIT: Final = 8_192
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 5.1: the first byte of a ClientHello
 _METHOD_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
-_READ: Final = 65_536
 
 
 def accept_for(key: bytes) -> bytes:
@@ -56,7 +55,6 @@ class UpgradeListener(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
-        "_gone",
         "_head_limit",
         "_on_refused",
         "_on_request",
@@ -143,7 +141,7 @@ class UpgradeListener(asyncio.Protocol):
             cut(self._transport)
             self.connection_lost(exc)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - gone is gone before the decision
         self._stop()
         self._transport = None
         request, self._request = self._request, None

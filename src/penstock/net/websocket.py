@@ -7,7 +7,6 @@ what we sent it has not left yet, or while we do not listen ourselves.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ from penstock.net.transports import CLOSING, OPEN, LayeredTransport, cut
 from penstock.protocol.websocket import GOING_AWAY, NORMAL, Close, Ping, Role, Violation, WebSocketCodec
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 # Middle boxes forget idle connections after 60 s; the spread keeps thousands of streams from pinging in step.
@@ -55,7 +55,14 @@ def open_websocket(
     bounds how long the peer may take to end after our Close.
     """
     websocket = WebSocketTransport(
-        lower, protocol, client_side, ping_interval, ping_timeout, close_timeout, read_ahead, entropy
+        lower,
+        protocol,
+        client_side=client_side,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        close_timeout=close_timeout,
+        read_ahead=read_ahead,
+        entropy=entropy,
     )
     websocket.start(initial)
     return websocket
@@ -87,7 +94,8 @@ class WebSocketTransport(LayeredTransport):
         self,
         lower: asyncio.Transport,
         protocol: asyncio.BaseProtocol,
-        client_side: bool,  # noqa: FBT001 - only `open_websocket` calls this
+        *,
+        client_side: bool,
         ping_interval: tuple[float, float] | None,
         ping_timeout: float,
         close_timeout: float,

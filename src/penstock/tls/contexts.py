@@ -227,7 +227,7 @@ def _trust(context: TLSContext, anchors: Iterable[str | bytes]) -> None:
             # CPython reads bytes as DER and text as PEM; PEM bytes would be garbage to it.
             is_pem = isinstance(anchor, bytes) and anchor.lstrip().startswith(b"-----")
             context.load_verify_locations(cadata=anchor.decode("ascii") if is_pem and isinstance(anchor, bytes) else anchor)
-        except (ssl.SSLError, ValueError) as exc:
+        except (ssl.SSLError, ValueError, TypeError) as exc:  # TypeError: text that is not ASCII
             raise ConfigError("a CA certificate cannot be read", detail=str(exc), hint="PEM or DER is expected") from exc
     if count == 0:
         # A context without anchors would refuse everybody one by one, each time with a puzzling text.

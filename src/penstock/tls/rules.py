@@ -395,6 +395,8 @@ def diagnose(
     error: ssl.SSLCertVerificationError, leaf: bytes, anchors: Sequence[CaCertificate], hostname: str, now: datetime
 ) -> CertificateError:
     """The one rule that a refused server certificate broke, seen again in a second handshake that carried no payload."""
+    if error.verify_code not in _UNTRUSTED:
+        return explain_verification(error)  # said plainly enough the first time
     try:
         _check_server(leaf, anchors, hostname, now, unsigned=Rule.SERVER_REGISTERED_CA)
     except CertificateError as exc:

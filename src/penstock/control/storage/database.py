@@ -11,7 +11,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import event, select, update
+from sqlalchemy import URL, event, select, update
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -33,7 +33,7 @@ class Database:
 
     def __init__(self, file: Path) -> None:
         self._engine: AsyncEngine = create_async_engine(
-            f"sqlite+aiosqlite:///{file}",
+            URL.create("sqlite+aiosqlite", database=str(file)),
             connect_args={"timeout": _BUSY_SECONDS},
             pool_size=_CONNECTIONS,
             max_overflow=0,

@@ -39,7 +39,7 @@ def schema_version(file: Path) -> str | None:
     """The version a database is at; None for an empty one. Raises ConfigError when it is not one of ours or newer."""
     if not file.exists():
         return None
-    with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=_BUSY_SECONDS)) as connection:
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_SECONDS)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not names:
             return None
@@ -72,9 +72,9 @@ def _use_wal(file: Path) -> None:
 def _upgrade(file: Path) -> None:
     from alembic import command  # noqa: PLC0415 - 100 ms that most starts do not need
     from alembic.config import Config  # noqa: PLC0415 - as above
-    from sqlalchemy import create_engine  # noqa: PLC0415 - as above
+    from sqlalchemy import URL, create_engine  # noqa: PLC0415 - as above
 
-    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(URL.create("sqlite", database=str(file)), connect_args={"timeout": _BUSY_SECONDS})
     try:
         _begin_by_hand(engine)
         with engine.begin() as connection:

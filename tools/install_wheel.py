@@ -1,4 +1,4 @@
-"""Puts the wheel in a folder into this environment, replacing what was there: `python tools/unpack_wheel.py dist`.
+"""Puts the wheel in a folder into this environment, replacing what was there: `python tools/install_wheel.py dist`.
 
 Works in environments with and without pip (uv makes them without).
 """

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.site import until
+
+from penstock.edge.server import Edge
+from penstock.errors import ConfigError, IdentityError, UnavailableError
+from penstock.schema.edges import EdgeEnrolmentRequest
+from penstock.tls import certs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.support.site import Site
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "pst-enrol-test"
+
+
+@dataclass
+class Control:
+    """A control plane of one edge, by its answers; `status` overrides them."""
+
+    site: Site
+    status: int | None = None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    enrolments: list[EdgeEnrolmentRequest] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    port: int = 0
+
+    def publish(self) -> None:
+        self.page = self.site.snapshot()
+        self.news.set()
+        self.news = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def running(self, port: int = 0) -> AsyncIterator[Control]:
+        self.publish()
+        self.tasks: set[asyncio.StreamWriter] = set()
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in self.tasks:
+                writer.transport.abort()
+            await asyncio.sleep(0.01)  # their ends
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.add(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                lines = head.split("\r\n")
+                fields = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines[1:]}
+                body = await reader.readexactly(int(fields.get("content-length", 0)))
+                target = lines[0].split(" ")[1]
+                self.requests.append((target.partition("?")[0], fields.get("authorization", "")))
+                status, answer, extra = await self._answer(target, body)
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(answer)}\r\n{extra}\r\n".encode() + answer)
+        writer.close()
+
+    async def _answer(self, target: str, body: bytes) -> tuple[int, bytes, str]:
+        if self.status is not None:
+            return self.status, b"{}", ""
+        if target == "/penstock/v1/edges/enrol":
+            request = EdgeEnrolmentRequest.model_validate_json(body)
+            self.enrolments.append(request)
+            enrolment = self.site.enrolment(request.name, certs.load_csr(request.csr_pem))
+            return 200, enrolment.model_dump_json().encode(), ""
+        after = int(target.partition("after=")[2].partition("&")[0])
+        if after >= json.loads(self.page.body)["version"]:
+            if target.endswith("wait=0"):
+                return 204, b"", ""
+            await self.news.wait()
+        return 200, self.page.body, f"Penstock-Signature: {base64.b64encode(self.page.signature).decode()}\r\n"
+
+
+@pytest.fixture
+def control(site: Site) -> Control:
+    return Control(site)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    file = tmp_path / "enrolment-token"
+    file.write_text(f"{TOKEN}\n")
+    return file
+
+
+def fresh(control: Control, folder: Path, **settings: Any) -> Edge:
+    """An edge that has not enrolled yet."""
+    folder.mkdir(exist_ok=True)
+    settings = {"control_url": control.url, "state_dir": folder, "limits": {"stop_seconds": 0.1}, **settings}
+    return Edge(control.site.edge_config("fresh", **settings))
+
+
+@pytest.fixture
+def folder(site: Site) -> Path:
+    return site.folder / "fresh"
+
+
+async def test_a_first_start_enrols_with_the_token_and_keeps_the_identity_for_the_next(
+    control: Control, folder: Path, token_file: Path
+) -> None:
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file, advertise_callers="edge.example.com:443")
+        await edge.start()
+        await edge.stop()
+        (enrolled,) = control.enrolments
+        assert (enrolled.name, enrolled.caller_address) == ("fresh", "edge.example.com:443")
+        assert control.requests[0] == ("/penstock/v1/edges/enrol", f"Bearer {TOKEN}")
+        assert control.requests[1] == ("/penstock/v1/edge/snapshot", "Bearer pst-edge-test")
+        token_file.unlink()
+        again = fresh(control, folder, enrolment_token_file=token_file)
+        await again.start()
+        assert again.why_not_ready() is None
+        await again.stop()
+        assert len(control.enrolments) == 1
+
+
+async def test_what_control_publishes_is_in_force_at_once(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        assert len(edge.feed.directory.tunnels) == 1
+        control.site.tunnels = ()
+        control.publish()
+        await until(lambda: not edge.feed.directory.tunnels, seconds=1.0)
+        await edge.stop()
+
+
+async def test_without_control_an_edge_restarts_on_its_last_snapshot_and_catches_up_when_control_is_back(
+    control: Control, folder: Path, token_file: Path
+) -> None:
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        await edge.stop()
+        port = control.port
+    async with asyncio.timeout(10):
+        alone = fresh(control, folder)
+        await alone.start()
+        assert len(alone.feed.directory.tunnels) == 1
+        assert alone.why_not_ready() is None
+        control.site.tunnels = ()
+        async with control.running(port):
+            await until(lambda: not alone.feed.directory.tunnels)
+            await alone.stop()
+
+
+async def test_a_snapshot_that_was_changed_on_disk_is_dropped(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        await edge.stop()
+    file = folder / "snapshot.json"
+    file.write_bytes(file.read_bytes().replace(b"tnl_01", b"tnl_02"))
+    async with asyncio.timeout(10):
+        alone = fresh(control, folder)
+        await alone.start()
+        assert alone.feed.version == -1
+        assert alone.why_not_ready() == "no word from the control plane"
+        await alone.stop()
+
+
+async def test_an_edge_that_starts_before_control_waits_for_it(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running():
+        port = control.port
+    async with asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        starting = asyncio.gather(edge.start())
+        await asyncio.sleep(0)
+        async with control.running(port):
+            await starting
+            await edge.stop()
+
+
+async def test_a_refused_enrolment_ends_the_start_with_what_to_do(control: Control, folder: Path, token_file: Path) -> None:
+    control.status = 401
+    async with control.running(), asyncio.timeout(10):
+        with pytest.raises(IdentityError) as raised:
+            await fresh(control, folder, enrolment_token_file=token_file).start()
+    assert "make a new one" in (raised.value.hint or "")
+
+
+async def test_a_control_plane_that_never_answers_ends_the_start(control: Control, folder: Path, token_file: Path) -> None:
+    control.status = 503
+    async with control.running(), asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="does not enrol"):
+            await fresh(control, folder, enrolment_token_file=token_file, start_timeout=0.3).start()
+
+
+async def test_a_first_start_without_a_token_says_so(control: Control, folder: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        with pytest.raises(ConfigError) as raised:
+            await fresh(control, folder).start()
+    assert "enrolment_token_file" in (raised.value.hint or "")
+
+
+async def test_a_busy_port_ends_the_start_and_leaves_nothing_running(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        busy = f"127.0.0.1:{control.port}"
+        with pytest.raises(ConfigError):
+            await fresh(control, folder, enrolment_token_file=token_file, callers_addr=busy).start()

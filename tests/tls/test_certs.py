@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support import ca
+
+from penstock.errors import ConfigError, IdentityError
+from penstock.secret import Secret
+from penstock.tls import certs, rules
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+def _authority() -> certs.Authority:
+    return certs.make_ca("CA", certs.make_ec_key(), certs.Validity.lasting(NOW, timedelta(days=1)), serial=7)
+
+
+def test_a_made_ca_obeys_every_rule_and_allows_no_intermediate() -> None:
+    authority = _authority()
+    checked = rules.check_ca_certificate(authority.certificate_pem, NOW)
+    assert checked.certificate == authority.certificate
+    assert checked.fingerprint == certs.fingerprint(authority.certificate)
+    assert authority.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+
+
+def test_a_ca_signed_by_another_names_it_as_issuer_and_key() -> None:
+    root = _authority()
+    below = certs.make_ca("below", certs.make_ec_key(), certs.Validity.lasting(NOW, timedelta(days=1)), serial=8, issuer=root)
+    below.certificate.verify_directly_issued_by(root.certificate)
+    rules.check_ca_certificate(below.certificate_pem, NOW)
+
+
+def test_an_issued_server_certificate_obeys_every_rule() -> None:
+    authority, key = _authority(), certs.make_ec_key()
+    certificate = certs.issue_server(
+        authority,
+        key.public_key(),
+        names=[ca.DOMAIN, f"*.{ca.DOMAIN}", "127.0.0.1", "::1", ca.DOMAIN],
+        validity=certs.Validity.lasting(NOW, timedelta(hours=1)),
+        serial=9,
+    )
+    anchor = rules.check_ca_certificate(authority.certificate_pem, NOW)
+    rules.check_server_certificate(certs.certificate_to_der(certificate), [anchor], ca.HOST, NOW)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [ca.DOMAIN, f"*.{ca.DOMAIN}"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+
+
+def test_certificates_are_dated_back_for_clocks_that_differ() -> None:
+    validity = certs.Validity.lasting(NOW, timedelta(hours=1))
+    assert validity.not_before == NOW - timedelta(minutes=5)
+    assert validity.not_after == NOW + timedelta(hours=1)
+
+
+def test_a_domain_longer_than_a_common_name_may_be_still_gets_its_certificate() -> None:
+    name = f"{'a' * 60}.{'b' * 60}.example.com"
+    certificate = certs.issue_server(
+        _authority(), certs.make_ec_key().public_key(), names=[name], validity=ca.valid(), serial=1
+    )
+    assert name in certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
+
+
+@given(st.binary(min_size=16, max_size=32))
+def test_a_serial_number_is_positive_and_within_twenty_octets(entropy: bytes) -> None:
+    serial = certs.serial_number(entropy)
+    assert serial > 0
+    assert len(serial.to_bytes(20, "big", signed=True)) == 20
+    assert serial == certs.serial_number(entropy)
+
+
+def test_a_serial_number_needs_its_entropy() -> None:
+    with pytest.raises(ValueError, match="entropy"):
+        certs.serial_number(b"x" * 15)
+
+
+def test_an_authority_survives_being_written_and_read() -> None:
+    authority = _authority()
+    again = certs.Authority.load(authority.certificate_pem, authority.key_pem)
+    assert again.certificate == authority.certificate
+    assert again.key_pem == authority.key_pem
+    assert "PRIVATE" not in repr(authority.key_pem)
+
+
+def test_pem_and_der_give_the_same_certificate() -> None:
+    certificate = _authority().certificate
+    assert certs.load_certificate(certs.certificate_to_pem(certificate)) == certificate
+    assert certs.load_certificate(certs.certificate_to_der(certificate)) == certificate
+
+
+@given(st.binary(max_size=200))
+def test_no_garbage_crashes_the_readers(data: bytes) -> None:
+    with pytest.raises(IdentityError):
+        certs.load_certificate(data)
+    with pytest.raises(IdentityError):
+        certs.load_csr(data.decode("latin-1"))
+
+
+def test_a_key_of_another_kind_or_none_is_refused_without_showing_it() -> None:
+    key = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        certs.serialization.Encoding.PEM, certs.serialization.PrivateFormat.PKCS8, certs.serialization.NoEncryption()
+    )
+    for text in (key.decode(), "nothing", ""):
+        with pytest.raises(ConfigError) as caught:
+            certs.load_key(Secret(text))
+        assert not text or text not in str(caught.value) + str(caught.value.detail)
+
+
+def test_a_request_carries_its_key_and_nothing_else_is_believed() -> None:
+    key = certs.make_ec_key()
+    assert certs.load_csr(certs.make_csr(key, "anything")) == key.public_key()
+
+
+def test_a_request_over_the_limit_is_refused_although_its_beginning_is_good() -> None:
+    with pytest.raises(IdentityError):
+        certs.load_csr(certs.make_csr(certs.make_ec_key(), "x") + " " * 20_000)
