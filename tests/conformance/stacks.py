@@ -1,7 +1,7 @@
 """What the battery runs on: each way of making a connected pair of transports, by name.
 
 A factory is an async context manager that takes the two protocols and gives a `Joined`. To put another transport through
-the battery, write one more and add it to `STACKS`; `traits` says what cannot be asked of it, and why.
+the battery, write one more and add it to `STACKS`; `NOT_ASKED` says what cannot be asked of one, and why.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from penstock.net.tls import start_tls
-from penstock.net.transports import Parked, cut
+from penstock.net.transports import cut
 from penstock.net.websocket import open_websocket
 from penstock.tls import certs, contexts
 from tests.support import ca
@@ -47,58 +47,49 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 @contextlib.asynccontextmanager
-async def sockets(a: asyncio.Protocol, b: asyncio.Protocol) -> AsyncIterator[Joined]:
+async def sockets(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
     loop = asyncio.get_running_loop()
-    accepted: asyncio.Future[asyncio.Transport] = loop.create_future()
-
-    def factory() -> asyncio.Protocol:
-        loop.call_soon(lambda: accepted.set_result(getattr(b, "transport", None) or b_transport()))
-        return b
-
-    def b_transport() -> Any:
-        raise AssertionError("the accepted protocol keeps its transport")
-
-    server = await loop.create_server(factory, "127.0.0.1", 0)
+    server = await loop.create_server(lambda: b, "127.0.0.1", 0)
     one, _ = await loop.create_connection(lambda: a, "127.0.0.1", server.sockets[0].getsockname()[1])
-    async with asyncio.timeout(5):
-        two = await accepted
+    await b.until(lambda: b.transport)
     server.close()
+
+    def sever() -> None:
+        cut(one)
+        cut(b.transport)
+
     try:
-        yield Joined(one, two, lambda: (cut(one), cut(two)) and None)
+        yield Joined(one, b.transport, sever)
     finally:
-        one.abort()
-        two.abort()
-        await asyncio.sleep(0)
+        sever()
 
 
 @contextlib.asynccontextmanager
-async def memory(a: asyncio.Protocol, b: asyncio.Protocol) -> AsyncIterator[Joined]:
+async def memory(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
     one, two = memory_pair(a, b)
     yield Joined(one, two, one.cut)
     one.abort()
 
 
 @contextlib.asynccontextmanager
-async def memory_in_crumbs(a: asyncio.Protocol, b: asyncio.Protocol) -> AsyncIterator[Joined]:
+async def memory_in_crumbs(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
     one, two = memory_pair(a, b, split=1_009)
     yield Joined(one, two, one.cut)
     one.abort()
 
 
-class _Keeping(Parked):
-    """Parked, and its transport can be asked for."""
-
-    transport: Any = None
+class _Parked(Recorder):
+    """Holds the layer below until the next one takes it over."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
         super().connection_made(transport)
+        self.transport.pause_reading()
 
 
-def websocket_over(lower: Callable[..., AbstractAsyncContextManager[Joined]]) -> Any:
+def websocket_over(lower: Factory) -> Factory:
     @contextlib.asynccontextmanager
-    async def stack(a: asyncio.Protocol, b: asyncio.Protocol) -> AsyncIterator[Joined]:
-        async with lower(_Keeping(), _Keeping()) as below:
+    async def stack(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
+        async with lower(_Parked(), _Parked()) as below:
             one = open_websocket(below.a, a, client_side=True)
             two = open_websocket(below.b, b, client_side=False)
             yield Joined(one, two, below.sever)
@@ -108,18 +99,17 @@ def websocket_over(lower: Callable[..., AbstractAsyncContextManager[Joined]]) ->
     return stack
 
 
-def tls_over(lower: Callable[..., AbstractAsyncContextManager[Joined]]) -> Any:
+def tls_over(lower: Factory) -> Factory:
     @contextlib.asynccontextmanager
-    async def stack(a: asyncio.Protocol, b: asyncio.Protocol) -> AsyncIterator[Joined]:
+    async def stack(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
         client, server = tls_contexts()
         failures: list[Exception] = []
-        async with lower(_Keeping(), _Keeping()) as below:
+        async with lower(_Parked(), _Parked()) as below:
             two = start_tls(below.b, b, server, server_side=True, on_failed=failures.append)
             one = start_tls(below.a, a, client, server_side=False, server_hostname=ca.HOST, on_failed=failures.append)
-            async with asyncio.timeout(5):
-                while not (one.is_open and two.is_open):
-                    assert not failures
-                    await asyncio.sleep(0.001)
+            for end in (a, b):
+                await end.until(lambda end=end: end.transport or failures)
+            assert not failures
             yield Joined(one, two, below.sever)
             one.abort()
             two.abort()
@@ -140,6 +130,14 @@ STACKS: dict[str, Factory] = {
     "tls over websocket over tls over socket": tls_over(websocket_over(tls_over(sockets))),
 }
 
-# A bare socket is the kernel's: asyncio does not look at it while it is paused (`net.watch` does, from the layer above), and
-# answers a protocol's exception with a FIN.
-BARE = frozenset({"socket"})
+# What a bare socket is not asked, because it is asyncio's and the kernel's own; what stands on it is asked everything.
+NOT_ASKED: dict[str, dict[str, str]] = {
+    "socket": {
+        "a_cut_does_not_wait_for_a_paused_reader": "a paused socket is not looked at; `net.watch` does it for the layer above",
+        "an_abort_overtakes_what_was_written": "as above",
+        "an_end_reaches_a_peer_that_is_still_sending": "close() of a socket resets; `net.closing` is the gentle way",
+        "a_broken_wire_is_an_error_to_both": "nothing but the two ends can be severed",
+        "a_lost_transport_takes_everything_quietly": "uvloop's raise RuntimeError once connection_lost has been called",
+        "a_protocol_that_raises_ends_its_own_transport": "asyncio ends it with a FIN, and uvloop in its own words",
+    }
+}

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.control.conftest import make_config
+from tests.support.control import make_config
 
 from penstock.control.server import Control
 from penstock.control.service.bootstrap import create_api_key, create_workspace, initialize, revoke_api_key

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx2
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

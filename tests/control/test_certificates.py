@@ -10,7 +10,7 @@ from tests.support import ca
 from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from penstock.tls import certs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

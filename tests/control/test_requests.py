@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

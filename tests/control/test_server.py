@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from tests.control.conftest import make_config
 from tests.support import ca
+from tests.support.control import make_config
 
 from penstock.control.server import Control
 from penstock.errors import ConfigError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from penstock.protocol.token import parse_token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.control.conftest import Api
+    from tests.support.control import Api
 
 pytestmark = pytest.mark.anyio
 

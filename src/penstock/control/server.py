@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ class Control:
         async with AsyncExitStack() as opened:
             core = await opened.enter_async_context(open_core(self._config))
             server = HttpServer(make_app(core, Feed(core), self._metrics))
-            await server.start(self._config.listen_addr, self._context())
+            await server.start(self._config.listen_addr, await asyncio.to_thread(self._context))
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.
             opened.callback(core.database.changes.close)

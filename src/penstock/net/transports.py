@@ -58,7 +58,9 @@ def cut(transport: asyncio.Transport) -> None:
     if not isinstance(transport, StreamTransport):
         below: Any = transport.get_extra_info("socket")
         if below is not None:
-            with contextlib.suppress(OSError, AttributeError):  # closed already, or no TCP socket
+            if below.fileno() < 0:
+                return  # gone already, and asyncio's abort() may then trip over itself
+            with contextlib.suppress(OSError, ValueError):  # closed already (uvloop: ValueError), or no TCP
                 below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
 
@@ -335,7 +337,8 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
         return self._lower.get_extra_info(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._lower.set_write_buffer_limits(high, low)
+        if not self.is_closing():  # uvloop raises once its socket is gone
+            self._lower.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
         return self._lower.get_write_buffer_size()

@@ -81,6 +81,6 @@ def _tcp_state(transport: asyncio.Transport) -> int | None:
         return None
     try:
         info: bytes = below.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except OSError:
+    except (OSError, ValueError):  # closed; ValueError is what uvloop says
         return None
     return info[0]

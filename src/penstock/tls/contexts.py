@@ -41,6 +41,8 @@ _PEM_LIMIT: Final = 1 << 20  # the system's bundle is 250 KiB; nothing honest is
 # Forward secrecy and AEAD only; decides for TLS 1.2 and, by the level, for keys and hashes in TLS 1.3 too.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 _STRICT: Final = ssl.VerifyFlags.VERIFY_X509_STRICT | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+# /proc may be hidden from the process; then there is no path to a memory file.
+_HAS_DESCRIPTOR_PATHS: Final = Path("/proc/self/fd").is_dir()
 
 
 class NamedSSLObject(ssl.SSLObject):
@@ -88,6 +90,7 @@ def proxy_inner(
     context.set_alpn_protocols([_HTTP])
     _ask(context, callers_ca, mode)
     context.sslobject_class = NamedSSLObject
+    # A name that is not ASCII ends the handshake inside CPython, which also prints an "exception ignored" of its own to stderr.
     context.sni_callback = _remember_name
     return context
 
@@ -283,15 +286,11 @@ def _as_file(data: bytes) -> Generator[str]:
 
 def _memory_file(data: bytes) -> int | None:
     create = getattr(os, "memfd_create", None)
-    if create is None:
+    if create is None or not _HAS_DESCRIPTOR_PATHS:
         return None
     try:
         descriptor: int = create("penstock-pair", os.MFD_CLOEXEC)
     except OSError:
-        return None
-    # /proc may be hidden from the process; then there is no path to the memory.
-    if not Path(f"/proc/self/fd/{descriptor}").exists():
-        os.close(descriptor)
         return None
     os.set_blocking(descriptor, False)  # memory never blocks; this says so to those who watch the loop
     written = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -89,6 +90,7 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     started.push_async_callback(control.stop)
     screen.step(f"control   {access.api_url}  (SQLite in {config.data_dir})")
 
+    _forget_moved_edge(options)
     edge = Edge(roles.edge(options, access.api_url, options.folder / "enrolment-token"))
     await edge.start()
     started.push_async_callback(edge.stop)
@@ -129,6 +131,14 @@ async def _access(options: Options) -> Access:
         write_file(enrolment, initial.enrolment_token.reveal() + "\n")
     write_profile(profile, access)
     return access
+
+
+def _forget_moved_edge(options: Options) -> None:
+    """An edge enrols once, under the addresses that peers dial; on other ports than last time it has to enrol anew."""
+    note, addresses = options.folder / "edge-addresses", f"{options.ports.callers} {options.ports.agents}\n"
+    if read_file(note) != addresses:
+        shutil.rmtree(options.folder / "edge", ignore_errors=True)
+        write_file(note, addresses)
 
 
 async def _sample(started: contextlib.AsyncExitStack) -> str:

@@ -1,0 +1,99 @@
+"""A control plane on loopback, and what its first users hold. `start_api` and `api` are fixtures: import them by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from tests.support import ca
+
+from penstock.config.load import validate
+from penstock.control.config import ControlConfig
+from penstock.control.server import Control
+from penstock.control.service.bootstrap import Initial, initialize
+from penstock.tls import certs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from penstock.secret import Secret
+
+PUBLISHED = {"anthropic-version": "2023-06-01", "anthropic-beta": "mcp-tunnels-2026-06-22"}
+
+
+def make_config(folder: Path, **settings: Any) -> ControlConfig:
+    values = {"data_dir": folder, "listen_addr": "127.0.0.1:0", "admin_addr": None, "shutdown_timeout": 2, **settings}
+    return validate(ControlConfig, values, source="test")
+
+
+@dataclass
+class Api:
+    """One control plane under test and an HTTP client of its first API key."""
+
+    config: ControlConfig
+    control: Control
+    initial: Initial
+    http: httpx2.AsyncClient
+
+    def bearing(self, secret: Secret | str, **headers: str) -> dict[str, str]:
+        text = secret if isinstance(secret, str) else secret.reveal()
+        return {"authorization": f"Bearer {text}", **headers}
+
+    async def tunnel(self, **body: Any) -> dict[str, Any]:
+        response = await self.http.post("/v1/tunnels", json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def register(self, tunnel_id: str, pem: str | None = None) -> httpx2.Response:
+        pem = pem if pem is not None else ca.ca().certificate_pem
+        return await self.http.post(f"/v1/tunnels/{tunnel_id}/certificates", json={"ca_certificate_pem": pem})
+
+    async def enrol(self, name: str = "edge-1", token: Secret | None = None, **changes: str) -> httpx2.Response:
+        body = {
+            "name": name,
+            "caller_address": "127.0.0.1:8443",
+            "agent_address": "edge.example.com:7844",
+            "csr_pem": certs.make_csr(certs.make_ec_key(), "edge"),
+            **changes,
+        }
+        headers = self.bearing(token or self.initial.enrolment_token)
+        return await self.http.post("/penstock/v1/edges/enrol", json=body, headers=headers)
+
+    async def snapshot(self, credential: str, *, after: int = -1, wait: float = 0) -> httpx2.Response:
+        return await self.http.get(
+            "/penstock/v1/edge/snapshot",
+            params={"after": after, "wait": wait},
+            headers=self.bearing(credential),
+            timeout=20,
+        )
+
+
+@pytest.fixture
+async def start_api(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Starts control planes; all of them are stopped in the end."""
+    started: list[Api] = []
+
+    async def start(folder: str = "control", **settings: Any) -> Api:
+        config = make_config(tmp_path / folder, **settings)
+        initial = await initialize(config)
+        control = Control(config)
+        await control.start()
+        headers = {"authorization": f"Bearer {initial.api_key.reveal()}", **PUBLISHED}
+        api = Api(config, control, initial, httpx2.AsyncClient(base_url=control.url, headers=headers, trust_env=False))
+        started.append(api)
+        return api
+
+    yield start
+    for api in started:
+        await api.http.aclose()
+        await api.control.stop()
+
+
+@pytest.fixture
+async def api(start_api: Callable[..., Any]) -> Api:
+    """A control plane with default settings."""
+    started: Api = await start_api()
+    return started
