@@ -34,14 +34,14 @@ class _Owner:
         self._origin = origin
         self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         pass
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+    def stream_requested(self, stream: LinkStream) -> None:
         assert self._origin is not None
         self._origin.serve(stream)
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:
+    def link_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
 
 

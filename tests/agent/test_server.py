@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import os
+import resource
 import socket
 import ssl
 import struct
@@ -18,6 +21,8 @@ from tests.support.site import TUNNEL_ID, Echo, Origin, Source, Stalled, tunnel,
 from penstock.agent.server import Agent
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError
+from penstock.net.link import LinkStream
+from penstock.net.upgrade import UpgradeRequest
 
 if TYPE_CHECKING:
     from tests.support.site import Site
@@ -291,6 +296,49 @@ async def test_one_link_that_falls_costs_the_streams_of_the_others_nothing(site:
             stream.transport.abort()
 
 
+async def test_running_out_of_descriptors_costs_those_who_come_then_and_nobody_else(site: Site) -> None:
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1), asyncio.timeout(30):
+        kept, _ = await site.open(edge)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A stream takes four here: both ends of the caller's connection and of the origin's.
+        os.close(lowest := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 6, hard))
+        try:
+            asked = await asyncio.gather(*(asyncio.wait_for(site.ask(edge), 1.5) for _ in range(5)), return_exceptions=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert any(isinstance(one, Exception) or one[0].status != 101 for one in asked)
+        await kept.write(b"still here")
+        assert await kept.read(100) == b"still here"
+        stream, _ = await site.open(edge)
+        await stream.write(b"and again")
+        assert await stream.read(100) == b"and again"
+        for one in (kept, stream):
+            await one.aclose()
+
+
+async def test_streams_that_are_over_leave_nothing_for_the_collector_to_find(site: Site) -> None:
+    async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                stream, _ = await site.open(edge)
+                await stream.write(b"x")
+                assert await stream.read(1) == b"x"
+                await stream.aclose()
+            await until(lambda: edge.ingress.live == 0 and edge.sessions.load == 1)
+            del stream
+            origin.requests.clear()
+            origin.protocols.clear()
+            await until(lambda: _alive(LinkStream) == 2)  # the control stream's two ends
+            await until(lambda: _alive(UpgradeRequest) == 0)
+        finally:
+            gc.enable()
+
+
 async def test_after_an_edges_restart_all_links_are_back(site: Site) -> None:
     config = site.edge_config(limits={"stop_seconds": 0.1})
     edge = Edge(config)
@@ -421,6 +469,10 @@ async def _gone_soon(transport: asyncio.Transport, origin: Origin) -> None:
         await origin.protocols[0].gone
     # 100 ms is the promise; twice that is for the machines tests run on.
     assert loop.time() - began < 0.2
+
+
+def _alive(kind: type[object]) -> int:
+    return sum(type(one) is kind for one in gc.get_objects())
 
 
 def _value(counter: Any) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from penstock.net.transports import cut
 from tests.support.recording import Recorder, settle
+
+from penstock.net.transports import cut
 
 if TYPE_CHECKING:
     from tests.conformance.stacks import Factory

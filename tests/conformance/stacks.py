@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from penstock.net.tls import start_tls
-from penstock.net.transports import cut
-from penstock.net.websocket import open_websocket
-from penstock.tls import certs, contexts
 from tests.support import ca
 from tests.support.pair import memory_pair
 from tests.support.recording import Recorder
 
-if TYPE_CHECKING:
-    import ssl
+from penstock.net.link import Link, LinkStream
+from penstock.net.tls import start_tls
+from penstock.net.transports import cut
+from penstock.net.websocket import open_websocket
+from penstock.protocol.http2 import Role
+from penstock.tls import certs, contexts
 
 
 @dataclass
@@ -39,7 +39,7 @@ Factory = Callable[[Recorder, Recorder], AbstractAsyncContextManager[Joined]]
 
 
 @cache
-def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def tls_contexts() -> tuple[contexts.TLSContext, contexts.TLSContext]:
     """A client's and a server's context that go together."""
     authority = ca.ca()
     anchors = [certs.certificate_to_pem(authority.certificate)]
@@ -117,6 +117,49 @@ def tls_over(lower: Factory) -> Factory:
     return stack
 
 
+class _LinkOwner:
+    """Takes the one stream that the other end opens."""
+
+    def __init__(self) -> None:
+        self.requested: asyncio.Future[LinkStream] = asyncio.get_running_loop().create_future()
+
+    def link_made(self) -> None:
+        pass
+
+    def stream_requested(self, stream: LinkStream) -> None:
+        self.requested.set_result(stream)
+
+    def link_lost(self, exc: Exception | None) -> None:
+        pass
+
+
+def link_stream_over(lower: Factory) -> Factory:
+    """A stream of a link: `a` at the edge's end, `b` at the agent's."""
+
+    @contextlib.asynccontextmanager
+    async def stack(a: Recorder, b: Recorder) -> AsyncIterator[Joined]:
+        async with lower(_Parked(), _Parked()) as below:
+            owner = _LinkOwner()
+            edge, agent = Link(Role.EDGE, owner), Link(Role.AGENT, owner)
+            for transport, link in ((below.a, edge), (below.b, agent)):
+                transport.set_protocol(link)
+                link.connection_made(transport)
+                transport.resume_reading()
+            one = edge.open_stream([(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/")])
+            two = await owner.requested
+            two.respond([(b":status", b"200")])
+            await one.response()
+            for stream, end in ((one, a), (two, b)):
+                stream.set_protocol(end)
+                end.connection_made(stream)
+                stream.resume_reading()
+            yield Joined(one, two, below.sever)
+            edge.abort()
+            agent.abort()
+
+    return stack
+
+
 STACKS: dict[str, Factory] = {
     "socket": sockets,
     "memory": memory,
@@ -127,7 +170,11 @@ STACKS: dict[str, Factory] = {
     "tls over memory": tls_over(memory),
     "tls over crumbs": tls_over(memory_in_crumbs),
     "tls over socket": tls_over(sockets),
+    "link stream over memory": link_stream_over(memory),
+    "link stream over crumbs": link_stream_over(memory_in_crumbs),
+    "link stream over tls over socket": link_stream_over(tls_over(sockets)),
     "tls over websocket over tls over socket": tls_over(websocket_over(tls_over(sockets))),
+    "tls over link stream over tls over memory": tls_over(link_stream_over(tls_over(memory))),
 }
 
 # What a bare socket is not asked, because it is asyncio's and the kernel's own; what stands on it is asked everything.

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.conformance.battery import RULES
 from tests.conformance.stacks import NOT_ASKED, STACKS
 

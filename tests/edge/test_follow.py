@@ -45,15 +45,16 @@ class Control:
     @contextlib.asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator[Control]:
         self.publish()
-        self.tasks: set[asyncio.StreamWriter] = set()
+        self.writers: set[asyncio.StreamWriter] = set()
         server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             server.close()
-            for writer in self.tasks:
-                writer.transport.abort()
+            for writer in self.writers:
+                if not writer.is_closing():
+                    writer.transport.abort()
             await asyncio.sleep(0.01)  # their ends
 
     @property
@@ -61,7 +62,7 @@ class Control:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.tasks.add(writer)
+        self.writers.add(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()

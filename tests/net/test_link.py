@@ -31,13 +31,13 @@ class Owner:
         self.requested: asyncio.Queue[LinkStream] = asyncio.Queue()
         self.lost: asyncio.Future[Exception | None] = loop.create_future()
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         pass
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+    def stream_requested(self, stream: LinkStream) -> None:
         self.requested.put_nowait(stream)
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:
+    def link_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
 
 

@@ -14,6 +14,8 @@ from mcp import types
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
+from penstock.config.types import HostPort
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
@@ -113,7 +115,8 @@ class Request:
     """The response's head has left."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """The peer went before the response was complete."""
-    done: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """The server is done with it."""
 
     def header(self, name: str) -> str | None:
         """The value of a header, or None."""
@@ -157,7 +160,7 @@ class Recorder:
         try:
             await self.app(scope, watched_receive, watched_send)
         finally:
-            request.done = True
+            request.ended.set()
 
     def of(self, method: str) -> list[Request]:
         """The requests with this method."""
@@ -184,14 +187,16 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncGenerator[str]:
+async def serving(app: Any, host: str = "127.0.0.1") -> AsyncGenerator[str]:
     """`app` on a free port of loopback, as `http://127.0.0.1:port`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
         config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, ws="none")
         server = _Server(config)
         async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]))
+            task = group.create_task(server.serve(sockets=[listener]))
             try:
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # it listens already: an early caller waits
+                yield f"http://{HostPort(host, listener.getsockname()[1])}"  # it listens already: an early caller waits
             finally:
                 server.should_exit = True
+                await asyncio.wait({task})  # a group that fails would cancel it, and its listener would outlive the loop

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from penstock.net.transports import CLOSED, CLOSING, OPEN, StreamTransport
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 

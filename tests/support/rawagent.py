@@ -46,13 +46,13 @@ class RawAgent:
         self.pipe: ByteStream | None = None
         self._control: asyncio.Future[LinkStream] = loop.create_future()
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         pass
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:
+    def link_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+    def stream_requested(self, stream: LinkStream) -> None:
         if dict(stream.headers).get(metadata.UPGRADE) == metadata.CONTROL_STREAM:
             stream.respond([(b":status", b"200")])
             self._control.set_result(stream)

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import os
 import socket
 import time
 import uuid
@@ -206,11 +207,11 @@ class Site:
         """End every caller's socket and wait for it, so that a test leaves nothing open."""
         for transport in self.dialled:
             below = transport.get_extra_info("socket")
-            if below.fileno() != -1:
-                with contextlib.suppress(OSError):
-                    below.shutdown(socket.SHUT_RDWR)
+            if below is not None and below.fileno() != -1:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(below.fileno())) as raw:
+                    raw.shutdown(socket.SHUT_RDWR)  # uvloop's stand-in for a socket cannot
             cut(transport)
-            await until(lambda below=below: below.fileno() == -1)
+            await until(lambda transport=transport: _is_gone(transport))
         self.dialled.clear()
         await asyncio.sleep(0.01)  # the edge's ends of them
 
@@ -227,6 +228,11 @@ class Site:
         response, transport = await self.ask(edge, **asked)
         assert response.status == 101, (response.status, response.body)
         return ByteStream.over(transport, initial=response.rest), response
+
+
+def _is_gone(transport: asyncio.Transport) -> bool:
+    below = transport.get_extra_info("socket")  # uvloop's transports forget theirs
+    return below is None or below.fileno() == -1
 
 
 # --- origins ----------------------------------------------------------------------------------------------------------

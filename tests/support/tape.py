@@ -16,10 +16,13 @@ from penstock.protocol.websocket import Close, Role, WebSocketCodec
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from penstock.config.types import HostPort
     from penstock.tls.contexts import TLSContext
+
+ALERT, APPLICATION_DATA = 21, 23  # RFC 8446 5.1
+
 
 @dataclass
 class Conversation:
@@ -63,12 +66,6 @@ class Tape:
     def begin(self) -> Conversation:
         self.conversations.append(Conversation())
         return self.conversations[-1]
-
-    def clear(self) -> None:
-        """Forget what was said; connections that are open are still recorded."""
-        for conversation in self.conversations:
-            conversation.read.clear()
-            conversation.written.clear()
 
     # --- reading it -------------------------------------------------------------------------------------------------
 
@@ -210,14 +207,16 @@ def closes(flow: bytes) -> list[Close]:
     return found
 
 
-def records(flow: bytes) -> Iterator[int]:
+def record_types(flow: bytes) -> list[int]:
     """The content types of the TLS records that travelled inside the WebSocket, in order (RFC 8446 5.1)."""
+    found: list[int] = []
     for role in Role:
         inner = _unmasked(_after_head(flow), role)
         at = 0
         while at + 5 <= len(inner):
-            yield inner[at]
+            found.append(inner[at])
             at += 5 + int.from_bytes(inner[at + 3 : at + 5], "big")
+    return found
 
 
 def _after_head(flow: bytes) -> bytes:

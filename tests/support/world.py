@@ -11,13 +11,10 @@ import contextlib
 import dataclasses
 import select
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 import structlog
-import uvicorn
-from tests.support import ca
 from tests.support.site import until
 from tests.support.tape import Tap
 
@@ -32,9 +29,11 @@ from penstock.edge.config import EdgeLimits
 from penstock.edge.server import Edge
 from penstock.edge.state import EdgeState
 from penstock.net.dial import dial_tls
+from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeResponse, request_upgrade
 from penstock.proxy.server import Proxy
 from penstock.schema.callers import EdgeAddress, Resolution
+from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
 from penstock.up import roles, stack
@@ -43,10 +42,8 @@ from penstock.up.ports import choose_free
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
+    from pathlib import Path
 
-    from starlette.applications import Starlette
-
-    from penstock.config.types import HostPort
     from penstock.control.config import ControlConfig
     from penstock.edge.state import EdgeIdentity
     from penstock.tls.certs import Authority, KeyPair
@@ -78,9 +75,18 @@ class World:
         return self.sides[0]
 
     async def add_side(
-        self, routes: dict[str, str], *, links: int = 1, tapped: bool = False, authority: Authority | None = None
+        self,
+        routes: dict[str, str],
+        *,
+        links: int = 1,
+        tapped: bool = False,
+        authority: Authority | None = None,
+        allow: tuple[str, ...] | None = None,
     ) -> Side:
-        """One more tunnel with its proxy and agent. tapped: a recording relay between the two. authority: its CA."""
+        """One more tunnel with its proxy and agent.
+
+        tapped: a recording relay between the two. authority: its CA. allow: the proxy's setting `callers.allow`.
+        """
         folder = self.options.folder / f"stack-{len(self.sides)}"
         folder.mkdir()
         if authority is not None:  # `up` takes the CA that it finds
@@ -89,8 +95,9 @@ class World:
         async with ControlClient(self.access.api_url, self.access.api_key) as client:
             made = await stack.prepare(folder, client)
         options = dataclasses.replace(self.options, ports=choose_free())
-        config = roles.proxy(options, made, routes).model_copy(update={"admin_addr": None, "shutdown_timeout": 1.0})
-        proxy = Proxy(config)
+        config = roles.proxy(options, made, routes)
+        callers = config.callers.model_copy(update={"allow": allow})
+        proxy = Proxy(config.model_copy(update={"admin_addr": None, "shutdown_timeout": 1.0, "callers": callers}))
         await proxy.start()
         self.started.push_async_callback(proxy.stop)
         tap = await self.started.enter_async_context(Tap(proxy.address)) if tapped else None
@@ -100,7 +107,7 @@ class World:
         await agent.start()
         self.started.push_async_callback(agent.stop)
         await until(lambda: agent.links == links)
-        key = certs.Authority.load((folder / "ca.crt").read_text(), certs.Secret((folder / "ca.key").read_text()))
+        key = certs.Authority.load((folder / "ca.crt").read_text(), Secret((folder / "ca.key").read_text()))
         side = Side(self, made, key, proxy, agent, tap)
         self.sides.append(side)
         return side
@@ -125,12 +132,10 @@ class World:
     ) -> AsyncIterator[TunnelStreams]:
         """The client library's streams. edge: dial this one instead; known_to: control's answers are another key's."""
         streams = TunnelStreams(access or self.access)
-        await streams._control.aclose()
+        own = streams._control  # the credentials go on with it
         streams._control = _Directed(known_to or access or self.access, edge)
-        try:
+        async with own, streams._control:
             yield streams
-        finally:
-            await streams.aclose()
 
     async def other_workspace(self) -> Access:
         """An API key of a workspace that has no tunnel."""
@@ -150,6 +155,11 @@ class World:
         assert identity is not None
         return identity
 
+    def edge_pair(self) -> KeyPair:
+        """The edge's certificate and key."""
+        identity = self.edge_identity()
+        return certs.KeyPair(identity.certificate_pem, identity.key_pem)
+
     @property
     def edge_address(self) -> EdgeAddress:
         """Where callers find the edge."""
@@ -157,9 +167,14 @@ class World:
         return EdgeAddress(host=address.host, port=address.port, server_name=edge_server_name(EDGE_NAME))
 
     async def caller_ca(self) -> Authority:
-        """What signs callers: the control plane's own."""
+        """What signs callers, out of the control plane's store."""
         async with bootstrap.open_core(self.config) as core, core.database.read() as connection:
             return await roots.caller_ca(core, connection, self.initial.organization_id)
+
+    async def edge_ca(self) -> Authority:
+        """What signs edges, out of the control plane's store."""
+        async with bootstrap.open_core(self.config) as core, core.database.read() as connection:
+            return await roots.edge_ca(core, connection)
 
     async def ask_edge(self, pair: KeyPair | None, host: str) -> UpgradeResponse:
         """Ask the edge for a stream, below the client library; without a certificate where `pair` is None."""
@@ -190,9 +205,16 @@ class Side:
     def url(self, path: str = "/", route: str = "echo") -> str:
         return f"https://{self.host(route)}{path}"
 
+    @property
+    def pair(self) -> KeyPair:
+        """The proxy's certificate and key."""
+        return contexts.read_key_pair(self.stack.certificate_file, self.stack.key_file)
+
     def proxy_context(self, pair: KeyPair) -> TLSContext:
-        """What a proxy with this certificate would present, callers checked as ever."""
-        return contexts.proxy_inner(pair, [self.stack.callers_ca_file.read_text()], "require")
+        """What the proxy would use with this certificate; callers are checked as its own settings say."""
+        callers = self.proxy._config.callers
+        assert callers.ca_file is not None
+        return contexts.proxy_inner(pair, [contexts.read_pem(callers.ca_file)], callers.mode)
 
     @contextlib.contextmanager
     def presenting(self, context: TLSContext) -> Generator[None]:
@@ -285,27 +307,39 @@ class Visit:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    is_asked: bool = False
 
     async def head(self) -> bytes:
         """The next request's head."""
+        self.is_asked = True
         async with asyncio.timeout(5):
             return await self.reader.readuntil(b"\r\n\r\n")
 
-    async def send(self, data: bytes) -> None:
-        async with asyncio.timeout(5):
-            self.writer.write(data)
-            await self.writer.drain()
+    async def write(self, data: bytes) -> None:
+        """Write, and wait while the other side takes no more."""
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError("the proxy has ended the connection")
+        self.writer.write(data)
+        await self.writer.drain()
 
-    async def answer(self, body: bytes = b"ok", *, status: bytes = b"200 OK") -> None:
-        await self.send(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
+    async def send(self, data: bytes) -> None:
+        """Write what must be taken at once."""
+        async with asyncio.timeout(5):
+            await self.write(data)
+
+    async def answer(self, body: bytes = b"ok") -> None:
+        """A whole response, and the end: the next request is a new visit."""
+        if not self.is_asked:  # closed with a request unread, a socket resets
+            await self.head()
+        await self.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        self.end()
 
     def end(self) -> None:
+        """Deliver what was sent, then end."""
         self.writer.close()
 
-    def cut(self) -> None:
-        """A reset."""
-        from penstock.net.transports import cut  # noqa: PLC0415 - a name this class has too
-
+    def reset(self) -> None:
+        """Cut, so that the peer knows it for one."""
         cut(self.writer.transport)
 
     @property
@@ -316,23 +350,3 @@ class Visit:
         poll = select.poll()
         poll.register(self.writer.get_extra_info("socket").fileno(), 0)
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
-
-
-@contextlib.asynccontextmanager
-async def serving(app: Starlette) -> AsyncIterator[str]:
-    """An ASGI application on a port of its own; its URL."""
-    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve())
-        await until(lambda: server.started)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
-
-
-def other_ca_pair(host: str) -> KeyPair:
-    """A good certificate for `host` in every respect but one: its CA is nobody's."""
-    return ca.server(ca.ca("nobody's CA"), host)

@@ -149,10 +149,10 @@ class EdgeConnection:
 
     # --- link.LinkOwner ---------------------------------------------------------------------------------------------
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         """The edge opens the control stream; nothing to do before."""
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:  # noqa: ARG002 - LinkOwner's signature
+    def stream_requested(self, stream: LinkStream) -> None:
         """The first control stream is for the registration, everything else for the proxy."""
         if dict(stream.headers).get(metadata.UPGRADE) != metadata.CONTROL_STREAM:
             self._plan.serve(stream)
@@ -162,7 +162,7 @@ class EdgeConnection:
             stream.respond([(b":status", b"200")])
             self._control.set_result(stream)
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:  # noqa: ARG002 - as above
+    def link_lost(self, exc: Exception | None) -> None:
         """Gone."""
         if not self.gone.done():
             self.gone.set_result(None)

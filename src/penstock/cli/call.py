@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.output import data, missing_extra
+from penstock.cli.output import data, missing_extra, say
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def tools(url: Url, as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's 
             data().print_json(json.dumps([tool.model_dump(mode="json", exclude_none=True) for tool in result.tools]))
             return
         for tool in result.tools:
-            data().print(f"{tool.name}\t{(tool.description or '').partition(chr(10))[0]}", markup=False)
+            say(f"{tool.name}\t{(tool.description or '').partition(chr(10))[0]}")
 
     _in_session(url, ask)
 
@@ -53,7 +53,7 @@ def call(
             data().print_json(result.model_dump_json(exclude_none=True))
         else:
             for part in result.content:
-                data().print(part.text if part.type == "text" else f"[{part.type}]", markup=False)
+                say(part.text if part.type == "text" else f"[{part.type}]")
         if result.is_error:
             raise typer.Exit(1)
 

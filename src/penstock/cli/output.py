@@ -26,6 +26,11 @@ def data() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """A server's own text on stdout, exactly: `Console` would expand its tabs and draw its `:smile:`."""
+    print(text)  # noqa: T201 - data on stdout
+
+
 def report(error: PenstockError) -> int:
     """Print an expected failure as one line and a hint; the exit code it means."""
     print(f"penstock: {one_line(error.public)}", file=sys.stderr)  # noqa: T201 - the terminal is this module's work
@@ -45,5 +50,5 @@ def missing_extra(role: str, exc: ModuleNotFoundError) -> NoReturn:
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks: an error is one line, whatever a peer put into it."""
-    return " ".join(text.split())
+    """`text` as one line without control characters: a peer wrote some of it, and a terminal obeys escape sequences."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

@@ -39,7 +39,7 @@ def refusal_of(response: UpgradeResponse) -> TunnelError:
     retry_after = (response.header(b"retry-after") or b"").decode("ascii", "replace")
     return TunnelError(
         code,
-        f"{text or code.value} ({code.value})",
+        f"{text} ({code.value})" if text else code.value,
         hint=_HINTS.get(code),
-        retry_after=int(retry_after) if retry_after.isdigit() else None,
+        retry_after=int(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None,
     )

@@ -116,7 +116,7 @@ class TunnelStreams:
                 )
         except ssl.SSLCertVerificationError as exc:
             raise rules.explain_verification(exc, rules.Peer.EDGE) from exc
-        except (TimeoutError, ConnectionError, ssl.SSLError, RemoteProtocolError) as exc:
+        except (UnavailableError, TimeoutError, ConnectionError, ssl.SSLError, RemoteProtocolError) as exc:
             raise _edge_failed(edge, exc) from exc
         if response.status != 101:
             raise refusal_of(response)
@@ -160,17 +160,21 @@ class TunnelStream:
                 hint="its log says why, at `tls handshake failed`",
             ) from exc
 
-    async def inspect(self) -> bytes:
-        """The certificate (DER) of whoever is at the other end, believing nothing and sending nothing; then the end."""
-        seen: list[bytes] = []
+    async def inspect(self, judge: Callable[[bytes], CertificateError]) -> CertificateError | None:
+        """What `judge` says of the certificate (DER) at the other end; None where none came.
+
+        Nothing is believed and nothing sent but that verdict, as the close reason.
+        """
+        verdict: CertificateError | None = None
 
         def look(session: ssl.SSLObject) -> None:
-            seen.append(session.getpeercert(binary_form=True) or b"")
-            raise CertificateError(rules.Rule.SERVER_REGISTERED_CA.value, "looked at once more, to name the rule")
+            nonlocal verdict
+            verdict = judge(session.getpeercert(binary_form=True) or b"")
+            raise verdict
 
         with contextlib.suppress(CertificateError, ConnectionError, TimeoutError, ssl.SSLError):
             await self._handshake(contexts.caller_inspection(), look)
-        return seen[0] if seen else b""
+        return verdict
 
     def _check(self, anchors: tuple[CaCertificate, ...]) -> Callable[[ssl.SSLObject], None]:
         def check(session: ssl.SSLObject) -> None:
@@ -205,13 +209,16 @@ class TunnelStream:
         return stream
 
     async def _named(self, exc: ssl.SSLCertVerificationError, anchors: tuple[CaCertificate, ...]) -> CertificateError:
-        """The one rule that was broken. OpenSSL tells some apart only given a second look (`rules.diagnose`)."""
+        """The one rule that was broken. OpenSSL tells two apart only given a second look (`rules.diagnose`)."""
+        explained = rules.explain_verification(exc)
+        if explained.rule != rules.Rule.SERVER_REGISTERED_CA.value:
+            return explained
         try:
             again = await self.streams.open(self.host)
-            leaf = await again.inspect()
+            verdict = await again.inspect(lambda leaf: rules.diagnose(exc, leaf, anchors, self.host, datetime.now(UTC)))
         except PenstockError:
-            return rules.explain_verification(exc)
-        return rules.diagnose(exc, leaf, anchors, self.host, datetime.now(UTC)) if leaf else rules.explain_verification(exc)
+            return explained
+        return verdict or explained
 
 
 def _refusal(exc: Exception) -> CertificateError | None:
@@ -232,8 +239,9 @@ def _checked(host: str) -> str:
 
 
 def _edge_failed(edge: EdgeAddress, exc: Exception) -> UnavailableError:
+    detail = exc.detail if isinstance(exc, PenstockError) else None
     return UnavailableError(
         f"the edge at {edge.host}:{edge.port} did not answer as an edge",
-        detail=f"{type(exc).__name__}: {exc}",
+        detail=detail or f"{type(exc).__name__}: {exc}",
         hint="is the edge running, and does a firewall let this machine reach it?",
     )

@@ -152,6 +152,8 @@ class Ingress:
                     raise _unavailable("The agent gave the stream up.", detail=f"code {exc.code}") from exc
             except TimeoutError as exc:
                 raise _unavailable("The agent did not answer in time.") from exc
+        if self._sessions.budget.is_spent:
+            raise TunnelError(TunnelErrorCode.RATE_LIMITED, "The edge is full.", retry_after=_RETRY_AFTER)
         raise _unavailable("No agent of this tunnel takes streams now.", detail=f"links tried: {len(tried)}")
 
     def _join(

@@ -21,6 +21,7 @@ from penstock.tls import contexts
 from penstock.tls.certs import KeyPair
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from penstock.edge.config import EdgeConfig
@@ -107,6 +108,7 @@ class Edge:
             self.sessions.accept,
             context=contexts.edge_agents(pair),
             handshake_timeout=limits.registration_seconds,
+            on_failed=self._handshake_failed,
         )
         self._callers = await listen_tls(
             config.callers_addr.host,
@@ -114,6 +116,7 @@ class Edge:
             self.ingress.accept,
             context=contexts.edge_callers(pair, [identity.caller_ca_pem]),
             handshake_timeout=limits.head_seconds,
+            on_failed=self._handshake_failed,
         )
         if self._admin is not None:
             await self._admin.start()
@@ -132,6 +135,9 @@ class Edge:
         if self._admin is not None:
             await self._admin.stop()
         self._callers = self._agents = None
+
+    def _handshake_failed(self, exc: Exception, transport: asyncio.Transport) -> None:
+        self._log.info("tls handshake failed", reason=str(exc), peer=str(transport.get_extra_info("peername")))
 
     def _failed(self, name: str, exc: BaseException) -> None:
         self._log.error("background task failed", task=name, error=type(exc).__name__, exc_info=exc)

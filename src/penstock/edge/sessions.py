@@ -77,6 +77,11 @@ class Sessions:
         return len(self._open)
 
     @property
+    def load(self) -> int:
+        """Streams open on all links, control streams too."""
+        return sum(session.load for session in self._open)
+
+    @property
     def buffered(self) -> int:
         """Bytes on their way to agents."""
         return sum(session.link.buffered for session in self._open)
@@ -171,17 +176,17 @@ class AgentSession:
 
     # --- link.LinkOwner ---------------------------------------------------------------------------------------------
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         """TLS is up: the edge opens the control stream, the agent registers on it."""
         if self._sessions.opened(self):
-            self._task = self._sessions.tasks.spawn(self._serve(link), "agent session")
+            self._task = self._sessions.tasks.spawn(self._serve(), "agent session")
         else:
-            link.close()
+            self.link.close()
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+    def stream_requested(self, stream: LinkStream) -> None:
         """Never called: on this wire only edges open streams."""
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:  # noqa: ARG002 - LinkOwner's signature
+    def link_lost(self, exc: Exception | None) -> None:
         """Gone, with every stream."""
         self._sessions.closed(self)
         if self.tunnel_id is not None:
@@ -192,8 +197,8 @@ class AgentSession:
 
     # --- the control stream -----------------------------------------------------------------------------------------
 
-    async def _serve(self, link: Link) -> None:
-        log = self._sessions.log
+    async def _serve(self) -> None:
+        log, link = self._sessions.log, self.link
         try:
             async with asyncio.timeout(self._sessions.limits.registration_seconds) as deadline:
                 self.control = link.open_stream(_CONTROL_REQUEST)

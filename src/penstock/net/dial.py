@@ -88,6 +88,16 @@ async def handshake(
     """
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    refusals: list[Exception] = []
+
+    def check(session: ssl.SSLObject) -> None:
+        if check_peer is not None:
+            try:
+                check_peer(session)
+            except Exception as exc:
+                refusals.append(exc)
+                raise
+
     def failed(exc: Exception) -> None:
         if on_failed is not None:
             on_failed(exc)
@@ -101,7 +111,7 @@ async def handshake(
         server_side=False,
         server_hostname=server_hostname,
         handshake_timeout=timeout,
-        check_peer=check_peer,
+        check_peer=check,
         on_failed=failed,
     )
     try:
@@ -109,12 +119,11 @@ async def handshake(
     except asyncio.CancelledError:
         cut(tls)
         raise
-    except ssl.SSLError:
-        raise
-    except TimeoutError as exc:
-        raise UnavailableError("no answer in time", detail=f"TLS handshake with {place}: {exc}") from exc
     except OSError as exc:
-        raise UnavailableError("the connection ended early", detail=f"TLS handshake with {place}: {exc}") from exc
+        if isinstance(exc, ssl.SSLError) or exc in refusals:
+            raise
+        public = "no answer in time" if isinstance(exc, TimeoutError) else "the connection ended early"
+        raise UnavailableError(public, detail=f"TLS handshake with {place}: {exc}") from exc
     return tls
 
 

@@ -55,7 +55,8 @@ def start_tls(
     `protocol.connection_made(tls)` is called after the handshake. If the handshake fails it is not; `on_failed(exc)` is
     called once instead, later and never inside this call, with `ssl.SSLError`, `TimeoutError`, `ConnectionError` or what
     `check_peer` raised. The alert is on its way then, and `lower` is closed after `on_failed` returns, so that it may say
-    more first (a WebSocket's close reason).
+    more first (a WebSocket's close reason). Where it is the peer that refuses, `on_failed` is called when the peer has ended
+    `lower`, or `shutdown_timeout` later: what it says there last is known then (`WebSocketTransport.close_reason`).
 
     `check_peer` raises to refuse a peer that OpenSSL accepts. On the client side it runs before our Finished leaves (in
     TLS 1.2, whose client finishes first, before the first byte of payload); on the server side before the first byte is
@@ -86,7 +87,18 @@ class TLSTransport(LayeredTransport):
     side: the SNI that the context's callback recorded on the object; client side: whom we asked for).
     """
 
-    __slots__ = ("_check_peer", "_early", "_in", "_on_failed", "_out", "_seen", "_shutdown_timeout", "_ssl", "_timer")
+    __slots__ = (
+        "_check_peer",
+        "_early",
+        "_failure",
+        "_in",
+        "_on_failed",
+        "_out",
+        "_seen",
+        "_shutdown_timeout",
+        "_ssl",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -109,6 +121,7 @@ class TLSTransport(LayeredTransport):
         self._timer: asyncio.TimerHandle | None = None
         self._early: list[bytes] | None = None  # written before the handshake was done
         self._seen = 0  # bytes of handshake
+        self._failure: Exception | None = None  # of the handshake, not reported yet
 
     def start(self, initial: bytes, timeout: float) -> None:
         """Begin the handshake; `start_tls` calls this."""
@@ -136,8 +149,10 @@ class TLSTransport(LayeredTransport):
             self._lower.write(self._out.read())
         except ssl.SSLError as exc:
             self._in.read()
-            self._lower.write(self._out.read())  # the alert
-            self._fail(exc)
+            alert = self._out.read()
+            self._lower.write(alert)
+            # With nothing of ours to say it was the peer that refused; it is about to end, and may say why below.
+            self._fail(exc, wait_for_peer=not alert)
         else:
             # Both BIOs are emptied before anybody else's code runs.
             self._established(flight=self._out.read(), rest=self._in.read())
@@ -172,15 +187,23 @@ class TLSTransport(LayeredTransport):
     def _timed_out(self) -> None:
         self._fail(TimeoutError("the TLS handshake took too long"))
 
-    def _fail(self, exc: Exception) -> None:
+    def _fail(self, exc: Exception, *, wait_for_peer: bool = False) -> None:
         if self._state is not OPENING:
             return
         self._state = CLOSED
         self._stop_timer()
         self._early = None
-        self._loop.call_soon(self._report_failure, exc)
+        self._failure = exc
+        if wait_for_peer:
+            self._timer = self._loop.call_later(self._shutdown_timeout, self._report_failure)
+        else:
+            self._loop.call_soon(self._report_failure)
 
-    def _report_failure(self, exc: Exception) -> None:
+    def _report_failure(self) -> None:
+        self._stop_timer()
+        exc, self._failure = self._failure, None
+        if exc is None:
+            return
         on_failed, self._on_failed, self._check_peer = self._on_failed, None, None
         if on_failed is not None:
             self._guard(on_failed, exc)
@@ -242,6 +265,8 @@ class TLSTransport(LayeredTransport):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state is OPENING:
             self._fail(exc or ConnectionResetError("the connection ended during the TLS handshake"))
+        elif self._failure is not None:
+            self._report_failure()
         elif self._state is OPEN and not self._ended:
             self._lost(exc or ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the connection was lost without close_notify"))
         else:

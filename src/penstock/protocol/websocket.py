@@ -259,6 +259,8 @@ def _is_sendable(code: int) -> bool:
 def apply_mask(data: bytes | bytearray, mask: bytes) -> bytes:
     """RFC 6455 5.3: each byte XOR the mask's byte at the same place, modulo four. Its own inverse."""
     size = len(data)
+    if mask == _NO_MASK:  # what some peers send, whose payload is ciphertext anyway
+        return bytes(data)
     if size <= _INTEGER_LIMIT:
         key = (mask * ((size + 3) >> 2))[:size]
         return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

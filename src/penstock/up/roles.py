@@ -11,6 +11,7 @@ from penstock.edge.config import EdgeConfig
 from penstock.proxy.config import ProxyConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from penstock.up.options import Options
@@ -61,7 +62,7 @@ def proxy(options: Options, stack: Stack, routes: dict[str, str]) -> ProxyConfig
             "tls": {"cert_file": stack.certificate_file, "key_file": stack.key_file},
             "routes": {name: _route(upstream) for name, upstream in routes.items()},
             "upstream": {
-                "allowed_ips": [*_PRIVATE, LOOPBACK, *map(str, options.allowed)],
+                "allowed_ips": [*_PRIVATE, *_loopback(routes.values()), *map(str, options.allowed)],
                 "tls": {"include_system_cas": True},
             },
             "callers": {"mode": "require", "ca_file": stack.callers_ca_file},
@@ -84,11 +85,20 @@ def agent(options: Options, stack: Stack) -> AgentConfig:
     )
 
 
+def _loopback(upstreams: Iterable[str]) -> tuple[str, ...]:
+    """IPv6's only where an upstream is there: with it, all addresses of a name are looked at, and one refused is enough."""
+    return (LOOPBACK, "::1/128") if any(_host(upstream) in {"localhost", "::1"} for upstream in upstreams) else (LOOPBACK,)
+
+
 def _route(upstream: str) -> dict[str, Any]:
     return {"url": upstream, "host_header": "upstream" if is_loopback(upstream) else "preserve"}
 
 
 def is_loopback(upstream: str) -> bool:
     """Whether an upstream is named as one of this machine."""
-    host = upstream.partition("://")[2].rpartition(":")[0].strip("[]")
+    host = _host(upstream)
     return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _host(upstream: str) -> str:
+    return upstream.partition("://")[2].rpartition(":")[0].strip("[]")

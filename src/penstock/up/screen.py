@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._talk = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._data = Console(highlight=False, soft_wrap=True)
+        self._data = Console(highlight=False, soft_wrap=True, emoji=False)  # a server's text is shown as it is
 
     def step(self, text: str) -> None:
         """One thing that is done."""
@@ -40,9 +41,11 @@ class Screen:
     def next_steps(self, options: Options, url: str) -> None:
         """Three commands to paste into another terminal."""
         penstock = _command("penstock")
-        python = sys.executable if not _is_below_here(sys.executable) else str(Path(sys.executable).relative_to(Path.cwd()))
+        python = shlex.quote(
+            str(Path(sys.executable).relative_to(Path.cwd())) if _is_below_here(sys.executable) else sys.executable
+        )
         profile = options.folder / "profile.json"
-        environment = "" if profile == Path(".penstock/profile.json") else f"PENSTOCK_PROFILE={profile} "
+        environment = "" if profile == Path(".penstock/profile.json") else f"PENSTOCK_PROFILE={shlex.quote(str(profile))} "
         call = f"{penstock} call {url} hello name=you" if options.has_sample else f"{penstock} tools {url}"
         script = (
             "import asyncio, penstock.client as p\n"
@@ -66,8 +69,8 @@ def _command(name: str) -> str:
     if shutil.which(name) == str(beside):
         return name
     if _is_below_here(str(beside)):
-        return str(beside.relative_to(Path.cwd()))
-    return str(beside) if beside.exists() else name
+        return shlex.quote(str(beside.relative_to(Path.cwd())))
+    return shlex.quote(str(beside)) if beside.exists() else name
 
 
 def _is_below_here(path: str) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from penstock.net.link.link import Link
     from penstock.net.link.stream import LinkStream
 
 
@@ -36,14 +35,14 @@ class LinkLimits:
 class LinkOwner(Protocol):
     """Who is told."""
 
-    def link_made(self, link: Link) -> None:
+    def link_made(self) -> None:
         """The transport is there; streams may be opened."""
         ...
 
-    def stream_requested(self, link: Link, stream: LinkStream) -> None:
+    def stream_requested(self, stream: LinkStream) -> None:
         """Agent: the edge opened `stream`; its `headers` say what for."""
         ...
 
-    def link_lost(self, link: Link, exc: Exception | None) -> None:
+    def link_lost(self, exc: Exception | None) -> None:
         """The link is gone, and with it every stream."""
         ...

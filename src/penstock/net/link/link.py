@@ -137,7 +137,7 @@ class Link(asyncio.Protocol):
         self._flush_soon()
         self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
         if self._owner is not None:
-            self._owner.link_made(self)
+            self._owner.link_made()
 
     def data_received(self, data: bytes) -> None:
         if self._lower is None:
@@ -178,7 +178,7 @@ class Link(asyncio.Protocol):
         self._wake()
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner.link_lost(self, exc)
+            owner.link_lost(exc)
 
     # --- what streams use (stream.Carrier) --------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Link(asyncio.Protocol):
             if self._owner is None or self._ended or self._draining:
                 stream.refuse()
             else:
-                self._owner.stream_requested(self, stream)
+                self._owner.stream_requested(stream)
 
     def _reset(self, stream_id: int, code: int) -> None:
         stream = self._remove(stream_id)

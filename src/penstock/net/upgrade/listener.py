@@ -1,15 +1,10 @@
-"""The one HTTP head before a WebSocket, from either end, parsed by h11 under strict limits.
-
-Nothing here is on the data path: a head is read once a stream. After it the transport belongs to somebody else.
-"""
+"""The server's end: one request head, and the decision about it."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
-import hashlib
-import os
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -19,31 +14,15 @@ import h11
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
 from penstock.net.transports import StreamTransport, cut
+from penstock.net.upgrade.head import HEAD_LIMIT, HEAD_TIMEOUT, accept_for, first, only, tokens
 from penstock.net.watch import PauseWatch
-from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.hosts import InvalidHostError, normalize_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-# A head of ours is under 1 KiB; cookies and a company's own headers are what the rest is for.
-HEAD_LIMIT: Final = 16_384
-# One round trip and patience; a slow-loris gets no more than this of a socket.
-HEAD_TIMEOUT: Final = 10.0
-# A refusal's text is a line; what is longer is somebody's web page.
-BODY_LIMIT: Final = 8_192
+    from collections.abc import Callable, Iterable
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 5.1: the first byte of a ClientHello
 _METHOD_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
-
-
-def accept_for(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455 4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-
-
-# --- the server's end -------------------------------------------------------------------------------------------------
 
 
 class UpgradeListener(asyncio.Protocol):
@@ -169,7 +148,7 @@ class UpgradeRequest:
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
-        return _first(self.headers, name)
+        return first(self.headers, name)
 
     def accept(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
         """Send 101 and let go of the transport: set its next protocol, feed it the returned early bytes, resume reading.
@@ -218,14 +197,14 @@ def _read_request(head: bytes, early: bytes, transport: asyncio.Transport) -> Up
         raise _bad("the request's head is malformed")
     headers = [(bytes(name), bytes(value)) for name, value in request.headers]
     _require_upgrade(request, headers)
-    key = _only(headers, b"sec-websocket-key")
+    key = only(headers, b"sec-websocket-key")
     if key is None or not _is_key(key):
         raise _bad("Sec-WebSocket-Key is 16 bytes in base64, once")
     if any(name in {b"content-length", b"transfer-encoding"} for name, _ in headers):
         raise _bad("an upgrade request has no body")
     if not request.target.startswith(b"/"):
         raise _bad("the request target is in origin form")
-    raw_host = _only(headers, b"host") or b""
+    raw_host = only(headers, b"host") or b""
     try:
         host = normalize_host(raw_host.decode("ascii"))
     except (InvalidHostError, UnicodeDecodeError) as exc:
@@ -234,10 +213,10 @@ def _read_request(head: bytes, early: bytes, transport: asyncio.Transport) -> Up
 
 
 def _require_upgrade(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> None:
-    is_upgrade = b"websocket" in _tokens(headers, b"upgrade") and b"upgrade" in _tokens(headers, b"connection")
+    is_upgrade = b"websocket" in tokens(headers, b"upgrade") and b"upgrade" in tokens(headers, b"connection")
     if request.method != b"GET" or request.http_version != b"1.1" or not is_upgrade:
         raise TunnelError(TunnelErrorCode.UPGRADE_REQUIRED, "this port takes WebSocket upgrades only")
-    if _only(headers, b"sec-websocket-version") != b"13":
+    if only(headers, b"sec-websocket-version") != b"13":
         raise TunnelError(TunnelErrorCode.UPGRADE_REQUIRED, "this port takes WebSocket version 13")
 
 
@@ -273,175 +252,8 @@ def _bad(public: str, *, detail: str | None = None) -> TunnelError:
     return TunnelError(TunnelErrorCode.BAD_REQUEST, public, detail=detail)
 
 
-def _first(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    return next((value for key, value in headers if key == name), None)
-
-
-def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    values = [value for key, value in headers if key == name]
-    return values[0] if len(values) == 1 else None
-
-
-def _tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> set[bytes]:
-    return {token.strip().lower() for key, value in headers if key == name for token in value.split(b",")}
-
-
 def _is_key(key: bytes) -> bool:
     try:
         return len(base64.b64decode(key, validate=True)) == 16
     except binascii.Error:
         return False
-
-
-# --- the client's end -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeResponse:
-    """What the other end answered.
-
-    headers: names in lower case. rest: what followed a 101's head, for the transport's next protocol. body: the beginning
-    of a refusal's text.
-    """
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    rest: bytes
-    body: bytes
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, by its lower-case name."""
-        return _first(self.headers, name)
-
-
-async def request_upgrade(
-    transport: asyncio.Transport,
-    *,
-    host: str,
-    path: str = "/",
-    headers: Sequence[tuple[bytes, bytes]] = (),
-    timeout: float = HEAD_TIMEOUT,
-    head_limit: int = HEAD_LIMIT,
-    body_limit: int = BODY_LIMIT,
-    entropy: Callable[[int], bytes] = os.urandom,
-) -> UpgradeResponse:
-    """Ask for a WebSocket on an open transport.
-
-    After 101 the transport is open and paused, and its next protocol may be set; after any other status it is ended. A
-    Sec-WebSocket-Key among `headers` is used as it is, for an agent replays its caller's; their other upgrade headers are
-    replaced. Raises TimeoutError, ConnectionError, or RemoteProtocolError for an answer that is none, and the transport is
-    cut then.
-    """
-    key = next((value for name, value in headers if name.lower() == b"sec-websocket-key"), None)
-    key = key if key is not None else base64.b64encode(entropy(16))
-    reader = _ResponseReader(transport, key, head_limit, body_limit)
-    try:
-        transport.write(reader.request(host, path, headers))
-        transport.set_protocol(reader)
-        if transport.is_closing():
-            raise ConnectionResetError("the connection was gone before the upgrade")
-        transport.resume_reading()
-        async with asyncio.timeout(timeout):
-            response = await reader.response
-    except BaseException:
-        cut(transport)
-        raise
-    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-        close_gently(transport)
-    return response
-
-
-class _ResponseReader(asyncio.Protocol):
-    """Reads the answer to one upgrade request, and holds the transport until its next protocol is set."""
-
-    __slots__ = ("_body", "_body_limit", "_head", "_key", "_parser", "_transport", "response")
-
-    def __init__(self, transport: asyncio.Transport, key: bytes, head_limit: int, body_limit: int) -> None:
-        self._transport = transport
-        self._key = key
-        self._body_limit = body_limit
-        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=head_limit)
-        self._head: h11.Response | None = None
-        self._body = bytearray()
-        self.response: asyncio.Future[UpgradeResponse] = asyncio.get_running_loop().create_future()
-
-    def request(self, host: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-        ours = {b"host", b"connection", b"upgrade", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-extensions"}
-        fields = [
-            (b"Host", host.encode("ascii")),
-            (b"Upgrade", b"websocket"),
-            (b"Connection", b"Upgrade"),
-            (b"Sec-WebSocket-Version", b"13"),
-            (b"Sec-WebSocket-Key", self._key),
-            *((name, value) for name, value in headers if name.lower() not in ours),
-        ]
-        return self._parser.send(h11.Request(method="GET", target=path, headers=fields)) + (
-            self._parser.send(h11.EndOfMessage()) or b""
-        )
-
-    def data_received(self, data: bytes) -> None:
-        if not self.response.done():
-            self._parser.receive_data(data)
-            self._read()
-
-    def eof_received(self) -> None:
-        if not self.response.done():
-            self._parser.receive_data(b"")
-            self._read()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.response.done():
-            return
-        if self._head is not None:
-            self._refused(self._head)
-        else:
-            self.response.set_exception(exc or ConnectionResetError("the connection ended before the upgrade's answer"))
-
-    def _read(self) -> None:
-        try:
-            while not self.response.done():
-                event = self._parser.next_event()
-                if event is h11.NEED_DATA or event is h11.PAUSED:
-                    return
-                self._take(event)
-        except h11.RemoteProtocolError as exc:
-            if self._parser.their_state is h11.ERROR and self._parser.trailing_data == (b"", True) and self._head is None:
-                self.response.set_exception(ConnectionResetError("the connection ended before the upgrade's answer"))
-            elif self._head is not None:
-                self._refused(self._head)
-            else:
-                self._broken("the answer to the upgrade is no HTTP", str(exc))
-
-    def _take(self, event: object) -> None:
-        match event:
-            case h11.InformationalResponse(status_code=101):
-                self._accepted(event)
-            case h11.Response():
-                self._head = event
-            case h11.Data():
-                self._body += event.data
-                if len(self._body) >= self._body_limit and self._head is not None:
-                    self._refused(self._head)
-            case h11.EndOfMessage() if self._head is not None:
-                self._refused(self._head)
-            case h11.ConnectionClosed():
-                self._broken("the connection ended before the upgrade's answer", None)
-            case _:
-                pass  # 100, 103: the answer is still to come
-
-    def _accepted(self, event: h11.InformationalResponse) -> None:
-        headers = [(bytes(name), bytes(value)) for name, value in event.headers]
-        if b"websocket" not in _tokens(headers, b"upgrade") or _only(headers, b"sec-websocket-accept") != accept_for(self._key):
-            self._broken("the answer to the upgrade is not for our key", None)
-            return
-        self._transport.pause_reading()
-        rest, _ = self._parser.trailing_data
-        self.response.set_result(UpgradeResponse(101, headers, bytes(rest), b""))
-
-    def _refused(self, head: h11.Response) -> None:
-        headers = [(bytes(name), bytes(value)) for name, value in head.headers]
-        body = bytes(self._body[: self._body_limit])
-        self.response.set_result(UpgradeResponse(head.status_code, headers, b"", body))
-
-    def _broken(self, public: str, detail: str | None) -> None:
-        self.response.set_exception(RemoteProtocolError(public, detail=detail))

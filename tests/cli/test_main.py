@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import penstock
+from penstock.cli import main, roles
+from penstock.cli.output import one_line, report
+from penstock.errors import ConfigError, PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.cli.conftest import Ended
+
+
+def test_the_version_is_data_on_stdout(command: Callable[..., Ended]) -> None:
+    assert command("--version") == (0, f"{penstock.__version__}\n", "")
+
+
+def test_help_names_every_command_and_opens_with_examples(command: Callable[..., Ended]) -> None:
+    ended = command("--help")
+    assert ended.code == 0
+    assert ended.out.index("penstock up ") < ended.out.index("Options:")
+    for name in ("up", "control", "edge", "agent", "proxy", "call", "tools"):
+        assert f"\n  {name} " in ended.out
+
+
+def test_help_imports_no_role() -> None:
+    script = """
+import sys
+from penstock.cli.main import main
+sys.argv = ["penstock", "--help"]
+try:
+    main()
+except SystemExit:
+    rooms = ("penstock.edge.server", "penstock.proxy.server", "sqlalchemy", "fastapi", "mcp", "httpx2")
+    print([name for name in rooms if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("x"), 2), (PenstockError("x"), 1)])
+def test_a_wrong_setting_exits_2_and_everything_else_1(error: PenstockError, code: int) -> None:
+    assert report(error) == code
+
+
+def test_an_error_is_one_line_its_reason_and_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    report(PenstockError("first\nsecond", detail="a\r\nb", hint="try\tthis"))
+    assert capsys.readouterr().err == "penstock: first second\n  because: a b\n  hint: try this\n"
+
+
+def test_nothing_a_peer_wrote_can_steer_the_terminal() -> None:
+    assert one_line("\x1b]0;title\x07 \x9b2J ü → 𝄞") == "?]0;title? ?2J ü → 𝄞"
+
+
+def test_an_unforeseen_error_is_one_line_unless_asked_for_more(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: object) -> None:
+        msg = "unforeseen"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(main, "app", fails)
+    ended = command("up")
+    assert ended.code == 1
+    assert "penstock: internal error" in ended.err
+    assert "RuntimeError: unforeseen" in ended.err
+    assert "Traceback" not in ended.err
+    monkeypatch.setenv("PENSTOCK_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        command("up")
+
+
+@pytest.mark.parametrize("exc", [KeyboardInterrupt])
+def test_an_interruption_exits_130(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, exc: type[BaseException]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise exc
+
+    monkeypatch.setattr(main, "app", interrupted)
+    assert command("up") == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        (["proxy", "-config", "x"], ["proxy", "--config", "x"]),
+        (["proxy", "-config=x=y"], ["proxy", "--config=x=y"]),
+        (["proxy", "-tunnel-domain", "d"], ["proxy", "--tunnel-domain", "d"]),
+        (["proxy", "--config", "x"], ["proxy", "--config", "x"]),
+        (["edge", "-config", "x"], ["edge", "-config", "x"]),
+        ([], []),
+    ],
+)
+def test_the_published_proxys_flags_are_taken(given: list[str], taken: list[str]) -> None:
+    assert roles.accept_go_flags(given) == taken
+
+
+@pytest.mark.parametrize("role", ["up", "control", "edge", "agent", "proxy"])
+def test_a_role_whose_libraries_are_missing_says_what_to_install(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    module = {"up": "penstock.up.program"}.get(role, f"penstock.{role}.server")
+    monkeypatch.setitem(sys.modules, module, None)
+    ended = command(role)
+    assert ended.code == 2
+    assert ended.err.endswith(f"hint: pip install 'penstock[{role}]'\n")
