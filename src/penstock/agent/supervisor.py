@@ -145,6 +145,8 @@ class Supervisor:
         self._first.set()
         since = self._clock()
         try:
+            if self._stopping:
+                await connection.unregister()  # it registered after `stop` had gone round
             await connection.serve()
         finally:
             connection.abort()
