@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
 import yaml
-from penstock.client.control import ControlClient
 
 from penstock.client.access import Access
+from penstock.client.control import ControlClient
 from penstock.secret import Secret
 from penstock.up import stack as private_side
 from penstock.up.ports import choose_free
