@@ -45,7 +45,12 @@ def test_networks_and_single_addresses_are_taken() -> None:
 
 @pytest.fixture
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    return Stack(tmp_path_factory.mktemp("stack"), "tnl_1", "abcdefgh.tunnel.penstock.internal")
+    return Stack(tmp_path_factory.mktemp("stack"), "tnl_1", "abcdefgh.tunnel.penstock.internal", "wrkspc_1")
+
+
+def test_the_proxy_serves_the_callers_of_its_own_workspace_alone(stack: Stack) -> None:
+    callers = roles.proxy(Options(), stack, {"my": "http://127.0.0.1:9000"}).callers
+    assert (callers.mode, callers.allow) == ("require", ("wrkspc_1",))
 
 
 def test_the_proxy_may_dial_private_networks_loopback_and_what_was_asked_for_and_no_more(stack: Stack) -> None:

@@ -86,8 +86,8 @@ class TunnelStreams:
         for edge in edges:
             try:
                 return await self._open_through(edge, name, resolution)
-            except UnavailableError as exc:
-                failure = exc
+            except (UnavailableError, CertificateError) as exc:
+                failure = exc  # one edge that is not who it should be says nothing of the others
             except TunnelError as exc:
                 failure = exc
                 if exc.code not in _TRY_ANOTHER_EDGE:

@@ -65,7 +65,7 @@ def proxy(options: Options, stack: Stack, routes: dict[str, str]) -> ProxyConfig
                 "allowed_ips": [*_PRIVATE, *_loopback(routes.values()), *map(str, options.allowed)],
                 "tls": {"include_system_cas": True},
             },
-            "callers": {"mode": "require", "ca_file": stack.callers_ca_file},
+            "callers": {"mode": "require", "ca_file": stack.callers_ca_file, "allow": [stack.workspace_id]},
         },
         source="up",
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from penstock.client.identity import CallerCredentials
 from penstock.config.files import read_file, write_file
 from penstock.errors import CertificateError, ConfigError, IdentityError
 from penstock.secret import Secret
@@ -34,6 +35,8 @@ class Stack:
     folder: Path
     tunnel_id: str
     domain: str
+    workspace_id: str
+    """Whose callers the proxy serves: the edge checks it too, but the proxy takes nobody's word."""
 
     @property
     def certificate_file(self) -> Path:
@@ -60,7 +63,8 @@ async def prepare(folder: Path, control: ControlClient, *, now: datetime | None 
     """Make or complete the folder. Raises what `control` raises."""
     now = now or datetime.now(UTC)
     tunnel_id, domain = await _tunnel(folder, control)
-    stack = Stack(folder, tunnel_id, domain)
+    workspace_id = (await CallerCredentials(control).identity()).workspace_id
+    stack = Stack(folder, tunnel_id, domain, workspace_id)
     authority = _authority(folder, domain, now)
     await _register(control, tunnel_id, authority)
     _server_certificate(stack, authority, now)
