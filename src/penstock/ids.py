@@ -22,6 +22,8 @@ API_KEY: Final = "apikey"
 CALLER: Final = "clr"
 EDGE: Final = "edg"
 REQUEST: Final = "req"
+ACTIVITY: Final = "activity"
+ENROLMENT: Final = "enrl"
 
 
 def make(prefix: str, entropy: bytes) -> str:

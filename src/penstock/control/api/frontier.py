@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from penstock import ids
 from penstock.control.api.envelope import error_response
+from penstock.control.auth import actors
 from penstock.control.errors import ApiError
 from penstock.telemetry.log import get_logger
 
@@ -28,6 +29,7 @@ _HEADERS: Final = (
     (b"cache-control", b"no-store"),  # answers hold tokens
     (b"x-content-type-options", b"nosniff"),
 )
+_USER_AGENT: Final = 200  # characters kept of it in the audit log
 _DRAINED: Final = 1 << 20  # bytes of a refused body; whoever sends more may miss the answer
 
 
@@ -50,6 +52,7 @@ class Frontier:
         request_id = ids.make(ids.REQUEST, self._entropy(16))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        actors.origin.set(_origin(scope, request_id))
         answer = _Answer(send, request_id, state)
         self._running += 1
         self._metrics.running.set(self._running)
@@ -153,6 +156,12 @@ class _Answer:
             headers.extend((name.encode(), value.encode()) for name, value in self.state.get("headers", {}).items())
             message = {**message, "headers": headers}
         await self._send(message)
+
+
+def _origin(scope: Scope, request_id: str) -> actors.Origin:
+    client = scope.get("client")
+    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    return actors.Origin(request_id, client[0] if client else None, agent.decode("latin-1")[:_USER_AGENT] or None)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -26,12 +26,23 @@ class WorkspaceKey:
     workspace_id: str
     caller_id: str
 
+    @property
+    def actor_type(self) -> str:
+        """For the audit log."""
+        return "api_key"
+
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """Whoever holds an enrolment token: it may become an edge."""
 
     id: str
+    organization_id: str | None = None
+
+    @property
+    def actor_type(self) -> str:
+        """For the audit log."""
+        return "enrolment_token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,12 @@ class Edge:
 
     id: str
     name: str
+    organization_id: str | None = None
+
+    @property
+    def actor_type(self) -> str:
+        """For the audit log."""
+        return "edge"
 
 
 async def workspace_key(connection: AsyncConnection, secret: Secret) -> WorkspaceKey:

@@ -10,14 +10,15 @@ import asyncio
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from sqlalchemy import insert, select, update
 
 from penstock import ids
 from penstock.control.auth import keys
-from penstock.control.service import roots
+from penstock.control.auth.actors import Machine
+from penstock.control.service import audit, roots
 from penstock.control.service.core import Core
 from penstock.control.storage import tables
 from penstock.control.storage.database import Database, advance_feed
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from penstock.control.config import ControlConfig
     from penstock.secret import Secret
+
+_MACHINE: Final = Machine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ async def initialize(config: ControlConfig, *, organization: str = "default", wo
         )
         await roots.create_platform_roots(core, connection)
         await roots.create_caller_ca(core, connection, organization_id)
+        created = {"created_organization_id": organization_id, "name": organization}
+        await audit.record(core, connection, _MACHINE, "organization_created", created, organization_id=organization_id)
         workspace_id = await _new_workspace(core, connection, organization_id, workspace)
         key = await _new_api_key(core, connection, organization_id, workspace_id, "first")
         enrolment_token = await _new_enrolment_token(core, connection)
@@ -98,9 +103,13 @@ async def revoke_api_key(config: ControlConfig, key_id: str) -> None:
     async with open_core(config) as core, core.database.write() as connection:
         t = tables.api_keys
         query = update(t).where(t.c.id == key_id, t.c.revoked_at.is_(None)).values(revoked_at=core.now())
-        if not (await connection.execute(query)).rowcount:
+        organization_id = (await connection.execute(query.returning(t.c.organization_id))).scalar_one_or_none()
+        if organization_id is None:
             raise ConfigError(f"there is no live API key {key_id}")
         await advance_feed(connection)
+        await audit.record(
+            core, connection, _MACHINE, "api_key_revoked", {"api_key_id": key_id}, organization_id=organization_id
+        )
 
 
 async def create_enrolment_token(config: ControlConfig) -> Secret:
@@ -171,6 +180,8 @@ async def _new_workspace(core: Core, connection: AsyncConnection, organization_i
     await connection.execute(
         insert(tables.workspaces).values(id=workspace_id, organization_id=organization_id, name=name, created_at=core.now())
     )
+    created = {"workspace_id": workspace_id, "name": name}
+    await audit.record(core, connection, _MACHINE, "workspace_created", created, organization_id=organization_id)
     return workspace_id
 
 
@@ -187,11 +198,14 @@ async def _new_api_key(core: Core, connection: AsyncConnection, organization_id:
             created_at=core.now(),
         )
     )
+    created = {"api_key_id": key.id, "workspace_id": workspace_id, "name": name}
+    await audit.record(core, connection, _MACHINE, "api_key_created", created, organization_id=organization_id)
     return key
 
 
 async def _new_enrolment_token(core: Core, connection: AsyncConnection) -> Secret:
     token = keys.make(keys.Kind.ENROLMENT, core.entropy)
-    values = {"id": core.new_id("enrl"), "digest": keys.digest(token), "created_at": core.now()}
+    values = {"id": core.new_id(ids.ENROLMENT), "digest": keys.digest(token), "created_at": core.now()}
     await connection.execute(insert(tables.enrolment_tokens).values(values))
+    await audit.record(core, connection, _MACHINE, "enrolment_token_created", {"enrolment_token_id": values["id"]})
     return token

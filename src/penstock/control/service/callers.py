@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, insert, select
 
 from penstock.control.errors import ApiError
-from penstock.control.service import roots
+from penstock.control.service import audit, roots
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed, lock_organization
 from penstock.errors import IdentityError
@@ -52,6 +52,13 @@ async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificat
             insert(_c).values(serial=certs.serial_hex(certificate), api_key_id=key.id, created_at=now, expires_at=expires_at)
         )
         await advance_feed(connection)
+        issued = {
+            "caller_id": key.caller_id,
+            "workspace_id": key.workspace_id,
+            "serial": certs.serial_hex(certificate),
+            "expires_at": expires_at,
+        }
+        await audit.record(core, connection, key, "caller_certificate_issued", issued)
     return CallerCertificate(
         caller_id=key.caller_id,
         organization_id=key.organization_id,

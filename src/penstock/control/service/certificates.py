@@ -8,7 +8,7 @@ from sqlalchemy import and_, func, insert, or_, select
 
 from penstock import ids
 from penstock.control.errors import ApiError
-from penstock.control.service import tunnels
+from penstock.control.service import audit, tunnels
 from penstock.control.service.pages import Page, cut, position
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed, lock_organization
@@ -51,6 +51,8 @@ async def register(core: Core, key: WorkspaceKey, tunnel_id: str, pem: str) -> T
         }
         await connection.execute(insert(_c).values(values))
         await advance_feed(connection)
+        added = {"tunnel_id": tunnel_id, "certificate_id": values["id"], "certificate_fingerprint": checked.fingerprint}
+        await audit.record(core, connection, key, "tunnel_certificate_added", added)
     return _certificate(values)
 
 

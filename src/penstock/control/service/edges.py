@@ -12,7 +12,7 @@ from penstock import ids
 from penstock.config.types import HostPort
 from penstock.control.auth import keys, principals
 from penstock.control.errors import ApiError
-from penstock.control.service import roots
+from penstock.control.service import audit, roots
 from penstock.control.storage import tables
 from penstock.errors import IdentityError
 from penstock.protocol.hosts import normalize_host
@@ -65,6 +65,13 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
                 enrolled_at=now,
             )
         )
+        enrolled = {
+            "edge_id": edge_id,
+            "name": request.name,
+            "enrolment_token_id": enrolment.id,
+            "serial": certs.serial_hex(certificate),
+        }
+        await audit.record(core, connection, enrolment, "edge_enrolled", enrolled)
         return EdgeEnrolment(
             edge_id=edge_id,
             credential=credential.reveal(),

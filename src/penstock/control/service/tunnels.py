@@ -11,7 +11,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from penstock import ids
 from penstock.control.errors import ApiError
-from penstock.control.service import roots
+from penstock.control.service import audit, roots
 from penstock.control.service.pages import Page, cut, position
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed, lock_organization
@@ -63,6 +63,7 @@ async def create(core: Core, key: WorkspaceKey, display_name: str | None) -> Tun
         }
         await connection.execute(insert(_t).values(row))
         await advance_feed(connection)
+        await audit.record(core, connection, key, "tunnel_created", {"tunnel_id": tunnel_id})
     return _tunnel(row)
 
 
@@ -97,12 +98,13 @@ async def archive(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
                 update(c).where(c.c.tunnel_id == tunnel_id, c.c.archived_at.is_(None)).values(archived_at=row["archived_at"])
             )
             await advance_feed(connection)
+            await audit.record(core, connection, key, "tunnel_archived", {"tunnel_id": tunnel_id})
     return _tunnel(row)
 
 
 async def reveal_token(core: Core, key: WorkspaceKey, tunnel_id: str) -> TunnelToken:
     """The agent's token: the published members, and where and by which CA our agents find the edges."""
-    async with core.database.read() as connection:
+    async with core.database.write() as connection:  # for the audit record
         row = await find(connection, key, tunnel_id)
         if row["archived_at"] is not None:
             raise ApiError("conflict_error", "the tunnel is archived; it has no token any more", hint="create a new tunnel")
@@ -111,6 +113,8 @@ async def reveal_token(core: Core, key: WorkspaceKey, tunnel_id: str) -> TunnelT
             (await connection.execute(select(tables.edges.c.agent_address).order_by(tables.edges.c.name))).scalars().all()
         )
         ca = certs.certificate_to_der(certs.load_certificate(await roots.edge_ca_pem(connection)))
+        seen = {"tunnel_id": tunnel_id, "tunnel_token_id": row["token_id"]}
+        await audit.record(core, connection, key, "tunnel_token_revealed", seen)
     token = AgentToken(
         account=account(key.organization_id),
         tunnel_id=UUID(row["wire_id"]),

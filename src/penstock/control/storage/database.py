@@ -72,6 +72,11 @@ async def advance_feed(connection: AsyncConnection) -> None:
     await connection.execute(update(tables.feed).values(version=tables.feed.c.version + 1))
 
 
+async def lock_feed(connection: AsyncConnection) -> None:
+    """Hold the feed's row until the end of the transaction."""
+    (await connection.execute(select(tables.feed.c.id).with_for_update())).one()
+
+
 async def feed_version(connection: AsyncConnection) -> int:
     """The version as of this transaction."""
     return (await connection.execute(select(tables.feed.c.version))).scalar_one()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 _BUSY_SECONDS: Final = 10.0  # another process may be upgrading the same file
 _SCRIPTS: Final = "penstock.control.storage:migrations"
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
     ForeignKey,
@@ -150,4 +151,32 @@ edges = Table(
     Column("agent_address", String(270), nullable=False),
     Column("serial", String(64), nullable=False),
     Column("enrolled_at", UtcDateTime, nullable=False),
+)
+
+# One row; its lock is what orders the audit log. `seal` holds position and hash under the master key, so that whoever can write
+# the database but has no key cannot make a new end for a log they cut.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("seal", LargeBinary),
+)
+
+# Rows are only ever added; triggers hold it against this program, the chain against everyone else. `body` is the record, the
+# other columns are for finding it.
+audit = Table(
+    "audit",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("id", String(80), nullable=False, unique=True),
+    Column("type", String(80), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("organization_id", String(36)),
+    Column("actor_id", String(80), nullable=False),
+    Column("subject_id", String(300)),
+    Column("body", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("audit_of_organization", "organization_id", "position"),
 )

@@ -1,0 +1,75 @@
+"""The audit log's activities: which there are, what each says, and how one travels.
+
+Names and fields of the tunnel activities are the published ones; the rest follow their manner. An activity's first field names
+its subject, the thing it happened to. One line here and one `audit.record` in the transaction is all a new activity takes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
+    # Tunnels, as published.
+    "tunnel_created": ("tunnel_id",),
+    "tunnel_archived": ("tunnel_id",),
+    "tunnel_certificate_added": ("tunnel_id", "certificate_id", "certificate_fingerprint"),
+    "tunnel_certificate_revoked": ("tunnel_id", "certificate_id", "certificate_fingerprint"),
+    "tunnel_token_revealed": ("tunnel_id", "tunnel_token_id"),
+    "tunnel_token_rotated": ("tunnel_id", "tunnel_token_id", "reason"),
+    # Bearers for the management API, as published.
+    "tunnel_token_minted": ("token_id", "token_name"),
+    "tunnel_token_revoked": ("token_id", "token_name"),
+    # Organizations and what belongs to them.
+    "organization_created": ("created_organization_id", "name"),
+    "workspace_created": ("workspace_id", "name"),
+    "api_key_created": ("api_key_id", "workspace_id", "name"),
+    "api_key_revoked": ("api_key_id",),
+    "caller_certificate_issued": ("caller_id", "workspace_id", "serial", "expires_at"),
+    # The platform's own.
+    "enrolment_token_created": ("enrolment_token_id",),
+    "edge_enrolled": ("edge_id", "name", "enrolment_token_id", "serial"),
+    "master_key_rotated": ("master_key_id",),
+    "secret_unreadable": ("cell",),
+}
+
+
+class Actor(BaseModel):
+    """Who did it, and from where as far as that is known."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str
+    id: str
+    ip_address: str | None = None
+    user_agent: str | None = None
+
+
+class Activity(BaseModel):
+    """One activity; its own fields (`tunnel_id`, …) stand beside the common ones."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str
+    type: str
+    created_at: datetime
+    organization_id: str | None
+    organization_uuid: str | None
+    actor: Actor
+    request_id: str | None
+    position: int
+    """Its place in the one chain of this control plane, from 1."""
+    previous_hash: str
+    hash: str
+    """Hex SHA-256 of this object without `hash`, as JSON with sorted keys, no spaces and no escapes beyond JSON's own."""
+
+
+class ActivityPage(BaseModel):
+    """One page of activities, newest first."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    data: tuple[Activity, ...]
+    next_page: str | None = None
