@@ -8,6 +8,7 @@ from __future__ import annotations
 import json as jsonlib
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import structlog
@@ -15,9 +16,7 @@ import structlog
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from structlog.typing import FilteringBoundLogger, Processor
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 try:
     import orjson
@@ -26,19 +25,14 @@ except ImportError:
 
 Level = Literal["debug", "info", "warn", "error"]
 _LEVELS: Final[dict[str, int]] = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_LEVEL_NAMES: Final = {"warn": "warning", "exception": "error"}
 
 
 def configure(level: Level = "info", *, json: bool | None = None) -> None:
     """Logs go to stderr from now on. json: None means JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json is None else json
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(_encode) if as_json else _console()],
+        processors=[_line] if as_json else _for_people(),
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer) if as_json else structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,  # tests and `up` configure after modules are imported
@@ -47,15 +41,25 @@ def configure(level: Level = "info", *, json: bool | None = None) -> None:
     logging.getLogger("hpack").setLevel(logging.WARNING)
 
 
-def _console() -> Processor:
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+def _for_people() -> list[Processor]:
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+    ]
 
 
-def _encode(event: object, default: Callable[[Any], Any], **_: object) -> bytes:
-    """One line of JSON. orjson takes a tenth of the time, and a proxy writes two lines a request."""
+def _line(logger: object, method: str, event: EventDict) -> bytes:
+    """One line of JSON. It does alone what a chain of processors would: a proxy writes two lines a request."""
+    event["level"] = _LEVEL_NAMES.get(method, method)
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(cast("Any", logger), method, event)
     if orjson is not None:
-        return orjson.dumps(event, default=default)
-    return jsonlib.dumps(event, default=default).encode()
+        event["timestamp"] = datetime.now(UTC)
+        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z)
+    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return jsonlib.dumps(event, default=repr).encode()
 
 
 def parse_level(text: str) -> Level:
