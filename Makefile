@@ -52,7 +52,7 @@ requirements:  ## compile the hashed constraints anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
 	  --extra up --group build -o requirements/up.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
-	  --extra up --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
+	  --extra up --extra postgresql --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
 
 clean:  ## remove what was built and installed here
 	rm -rf .venv .venv-test* $(DIST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

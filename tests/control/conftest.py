@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.control import api, start_api
+from tests.support.control import api, database, start_api
 
-__all__ = ["api", "start_api"]
+__all__ = ["api", "database", "start_api"]

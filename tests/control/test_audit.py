@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select
+from tests.support.store import database
 
 from penstock.control.auth.actors import Machine
 from penstock.control.service import audit
@@ -14,6 +15,8 @@ from penstock.schema.audit import ACTIVITIES
 
 if TYPE_CHECKING:
     from tests.support.control import Api
+
+__all__ = ["database"]  # both of them
 
 pytestmark = pytest.mark.anyio
 

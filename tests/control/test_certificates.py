@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support import ca
+from tests.support.store import database
 
 from penstock.tls import certs
 
 if TYPE_CHECKING:
     from tests.support.control import Api
+
+__all__ = ["database"]  # both of them
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from penstock.control.storage import migrate, tables
+from penstock.control.storage.sqlite import Sqlite
 from penstock.control.storage.vault import Cell, SealError, Vault, create_master_key, load_master_key
 from penstock.errors import ConfigError
 
@@ -22,7 +23,7 @@ CELL = Cell("tunnels", "sealed_secret", "tnl_1", "org")
 
 
 def test_the_migrated_schema_is_the_one_the_code_sees(tmp_path: Path) -> None:
-    migrate.migrate(tmp_path / "new.db")
+    migrate.migrate(Sqlite(tmp_path / "new.db"))
     engine = create_engine(f"sqlite:///{tmp_path / 'new.db'}")
     try:
         with engine.connect() as connection:
@@ -40,10 +41,10 @@ def test_the_head_that_code_knows_is_the_newest_migration() -> None:
 
 def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "new.db"
-    migrate.migrate(file)
+    migrate.migrate(Sqlite(file))
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE feed SET version = 42")
-    migrate.migrate(file)
+    migrate.migrate(Sqlite(file))
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT id, version FROM feed").fetchall() == [(1, 42)]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support import ca
+from tests.support.store import database
 
 from penstock.control.service.bootstrap import create_api_key, create_workspace
 from penstock.protocol.token import parse_token
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.control import Api
+
+__all__ = ["database"]  # both of them
 
 pytestmark = pytest.mark.anyio
 

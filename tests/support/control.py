@@ -72,12 +72,18 @@ class Api:
 
 
 @pytest.fixture
-async def start_api(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+def database() -> dict[str, Any]:
+    """Settings of the store; a module that is true of both databases imports `tests.support.store.database` in its place."""
+    return {}
+
+
+@pytest.fixture
+async def start_api(tmp_path: Path, database: dict[str, Any]) -> AsyncIterator[Callable[..., Any]]:
     """Starts control planes; all of them are stopped in the end."""
     started: list[Api] = []
 
     async def start(folder: str = "control", **settings: Any) -> Api:
-        config = make_config(tmp_path / folder, **settings)
+        config = make_config(tmp_path / folder, **{**database, **settings})
         initial = await initialize(config)
         control = Control(config)
         await control.start()

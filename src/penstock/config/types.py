@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
+from penstock.secret import Secret
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -123,3 +125,17 @@ def parse_network(value: object) -> IPNetwork:
 Network = Annotated[IPNetwork, BeforeValidator(parse_network), PlainSerializer(str, return_type=str)]
 Networks = tuple[Network, ...]
 """CIDRs or single addresses."""
+
+
+def parse_secret(value: object) -> Secret:
+    """A secret from text; blanks around it are the file's or the shell's."""
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        msg = "must be text"
+        raise ValueError(msg)
+    return Secret(value.strip())
+
+
+SecretText = Annotated[Secret, BeforeValidator(parse_secret)]
+"""Text that is never shown."""

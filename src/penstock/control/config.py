@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort
+from penstock.config.types import ByteSize, Duration, HostPort, SecretText
+from penstock.secret import Secret  # noqa: TC001 - as above
 from penstock.telemetry.log import Level  # noqa: TC001 - as above
 
 _DAY = 86_400.0
@@ -44,6 +45,9 @@ class ControlConfig(RoleConfig):
 
     data_dir: Path
     """Folder of the database and, unless set otherwise, of the master key. Made by `initialize`, mode 0700."""
+    database_url: SecretText | None = None
+    """`postgresql://user:password@host/database`, with libpq's options (`?sslmode=verify-full`). Leave it out for SQLite in
+    `data_dir`. Several control processes may share one; they need the same master key."""
     listen_addr: HostPort = HostPort("127.0.0.1", 8700)
     """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
     admin_addr: HostPort | None = HostPort("127.0.0.1", 8701)
@@ -77,9 +81,17 @@ class ControlConfig(RoleConfig):
     limits: Limits = Limits()
     """Bounds, each with its reason."""
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: Secret | None) -> Secret | None:
+        if value is not None and not value.reveal().startswith(("postgresql://", "postgres://")):
+            msg = "must begin with postgresql://; SQLite needs no URL"
+            raise ValueError(msg)
+        return value
+
     @property
     def database_file(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file; not used with `database_url`."""
         return self.data_dir / "control.db"
 
     @property

@@ -15,7 +15,6 @@ from sqlalchemy import insert, select, update
 from penstock import ids
 from penstock.control.auth import actors
 from penstock.control.storage import tables
-from penstock.control.storage.database import lock_feed
 from penstock.control.storage.vault import Cell
 from penstock.schema.audit import ACTIVITIES
 
@@ -43,8 +42,7 @@ async def record(
 ) -> None:
     """Write one activity, with exactly the fields `ACTIVITIES` names, in the transaction of what it tells.
 
-    Call it last, beside `advance_feed`: from here to the commit every other writer waits. `organization_id` is for principals
-    that have none of their own (an operator acting on an organization).
+    `organization_id` is for principals that have none of their own (an operator acting on an organization).
     """
     names = ACTIVITIES[activity]
     if set(fields) != set(names):
@@ -52,7 +50,6 @@ async def record(
         raise ValueError(msg)
     organization_id = organization_id or by.organization_id
     now, origin = core.now(), actors.origin.get()
-    await lock_feed(connection)  # always first, whichever of the two a transaction moves first: no two can wait for each other
     h = tables.audit_head
     head = (await connection.execute(select(h.c.position, h.c.hash).with_for_update())).one()
     body: dict[str, Any] = {

@@ -22,7 +22,8 @@ from penstock.control.service import audit, roots
 from penstock.control.service.core import Core
 from penstock.control.storage import tables
 from penstock.control.storage.database import Database, advance_feed
-from penstock.control.storage.migrate import migrate
+from penstock.control.storage.migrate import migrate, schema_version
+from penstock.control.storage.sqlite import Sqlite
 from penstock.control.storage.vault import Vault, create_master_key, load_master_key
 from penstock.errors import ConfigError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.config import ControlConfig
+    from penstock.control.storage.backend import Backend
     from penstock.secret import Secret
 
 _MACHINE: Final = Machine()
@@ -136,7 +138,7 @@ async def is_initialized(connection: AsyncConnection) -> bool:
 
 @asynccontextmanager
 async def _opened(config: ControlConfig, vault: Vault) -> AsyncGenerator[Core]:
-    database = Database(config.database_file)
+    database = Database(_backend(config))
     try:
         yield Core(config, database, vault)
     finally:
@@ -144,10 +146,11 @@ async def _opened(config: ControlConfig, vault: Vault) -> AsyncGenerator[Core]:
 
 
 def _open_files(config: ControlConfig) -> Vault:
-    if not config.database_file.exists():
+    backend = _backend(config)
+    if schema_version(backend) is None:
         raise _uninitialized(config)
     vault = load_master_key(config.key_file)
-    migrate(config.database_file)
+    migrate(backend)
     return vault
 
 
@@ -160,15 +163,28 @@ def _prepare(config: ControlConfig) -> Vault:
         ) from exc
     if not os.access(config.data_dir, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write in {config.data_dir}", hint="check who owns the folder, or choose another data_dir")
+    backend = _backend(config)
     # A key from an attempt that died half-way is used again; a database without its key is refused, never given a new one.
     if config.key_file.exists():
         vault = load_master_key(config.key_file)
-    elif config.database_file.exists():
+    elif schema_version(backend) is not None:
         raise ConfigError(f"there is no master key at {config.key_file}", hint="restore the key that belongs to this database")
     else:
         vault = create_master_key(config.key_file)
-    migrate(config.database_file)
+    migrate(backend)
     return vault
+
+
+def _backend(config: ControlConfig) -> Backend:
+    if config.database_url is None:
+        return Sqlite(config.database_file)
+    try:
+        from penstock.control.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"database_url needs a library that is not installed ({exc.name})", hint="pip install 'penstock[postgresql]'"
+        ) from exc
+    return Postgresql(config.database_url)
 
 
 def _uninitialized(config: ControlConfig) -> ConfigError:

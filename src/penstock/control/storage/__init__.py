@@ -1,4 +1,4 @@
 """The only room that opens a database. Writers take the write lock first; readers see one moment.
 
-SQLite in WAL mode now; what differs on another database (locks, wake-ups) is in `database` and `changes` alone.
+SQLite by default, PostgreSQL by URL. What differs between them is behind `backend`; one battery of tests runs over both.
 """

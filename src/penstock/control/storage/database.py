@@ -1,19 +1,20 @@
 """Connections and transactions.
 
-Writers take SQLite's write lock at BEGIN (`BEGIN IMMEDIATE`): with the lock taken at the first write instead, two writers
-can both count nine tunnels and both make the tenth (60 parallel creates made 39). On a database with row locks,
-`lock_organization` is what takes its place, and callers use it already.
+Writers come one after the other, on every database and over all processes: on SQLite the write lock is taken at BEGIN, on
+PostgreSQL the feed's row is the first thing a writer locks. With locks taken later two writers can both count nine tunnels and
+both make the tenth (60 parallel creates made 39 and 31), and a change that commits late can slip behind a reader who has
+already passed its position. Writes here are few and take milliseconds, so the queue costs nothing that anyone notices.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from sqlalchemy import URL, event, select, update
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import select, update
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from penstock.control.errors import ApiError
 from penstock.control.storage import tables
@@ -21,42 +22,40 @@ from penstock.control.storage.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
-_BUSY_SECONDS: Final = 10.0  # how long to wait for another process's writer; a transaction takes milliseconds
-_CONNECTIONS: Final = 4  # each is a thread; SQLite's readers seldom wait for more than the disk
-_WRITE: Final = "penstock_write"
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from penstock.control.storage.backend import Backend
+
+# SQLSTATE classes that pass: connection, rolled back (deadlock), resources, lock not available, operator intervention, system.
+_PASSING = ("08", "40", "53", "55", "57", "58")
 
 
 class Database:
-    """The store of one control process. Opened on a migrated file, closed with `aclose`."""
+    """The store of one control process. Opened on a migrated database, closed with `aclose`."""
 
-    def __init__(self, file: Path) -> None:
-        self._engine: AsyncEngine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(file)),
-            connect_args={"timeout": _BUSY_SECONDS},
-            pool_size=_CONNECTIONS,
-            max_overflow=0,
-            hide_parameters=True,  # parameters hold digests and sealed secrets, and errors are logged
-        )
-        event.listen(self._engine.sync_engine, "connect", _configure)
-        event.listen(self._engine.sync_engine, "begin", _begin)
-        # Writers of this process queue here in order; SQLite's own waiting is polling, and unfair.
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._engine = backend.engine()
+        # Writers of this process queue here in order; SQLite's own waiting is polling, and a connection each is too dear.
         self._writing = asyncio.Lock()
         self.changes = Changes()
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[AsyncConnection]:
         """A transaction that sees one moment of the database."""
-        async with _unavailable_as_api_error(), self._engine.connect() as connection, connection.begin():
-            yield connection
+        async with _as_api_error(), self._engine.connect() as connection:
+            reader = await connection.execution_options(**self._backend.read_options)
+            async with reader.begin():
+                yield reader
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
-        """A transaction that holds the write lock from its first moment. Waiting edges wake when it moved the feed."""
-        async with _unavailable_as_api_error(), self._writing, self._engine.connect() as connection:
-            writer = await connection.execution_options(**{_WRITE: True})
+        """A transaction that holds the write lock from its first moment. Waiting edges wake when it ends."""
+        async with _as_api_error(), self._writing, self._engine.connect() as connection:
+            writer = await connection.execution_options(**self._backend.write_options)
             async with writer.begin():
+                (await writer.execute(select(tables.feed.c.id).with_for_update())).one()
                 yield writer
         # After the commit, or the woken would read the past.
         self.changes.announce()
@@ -72,11 +71,6 @@ async def advance_feed(connection: AsyncConnection) -> None:
     await connection.execute(update(tables.feed).values(version=tables.feed.c.version + 1))
 
 
-async def lock_feed(connection: AsyncConnection) -> None:
-    """Hold the feed's row until the end of the transaction."""
-    (await connection.execute(select(tables.feed.c.id).with_for_update())).one()
-
-
 async def feed_version(connection: AsyncConnection) -> int:
     """The version as of this transaction."""
     return (await connection.execute(select(tables.feed.c.version))).scalar_one()
@@ -88,27 +82,25 @@ async def lock_organization(connection: AsyncConnection, organization_id: str) -
     (await connection.execute(query)).one()
 
 
-def _configure(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; `_begin` does
-    cursor = connection.cursor()
-    try:
-        # FULL: what was acknowledged survives a power cut, too. Writes are rare here.
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-    finally:
-        cursor.close()
-
-
-def _begin(connection: Any) -> None:
-    is_writer = connection.get_execution_options().get(_WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
-
-
 @asynccontextmanager
-async def _unavailable_as_api_error() -> AsyncGenerator[None]:
+async def _as_api_error() -> AsyncGenerator[None]:
     try:
         yield
-    except OperationalError as exc:  # locked, disk full, file gone
-        raise ApiError("overloaded_error", "the database does not answer; try again", detail=str(exc.orig)) from exc
-    except DBAPIError as exc:
-        raise ApiError("api_error", "internal error", detail=f"{type(exc).__name__}: {exc.orig}") from exc
+    except DataError as exc:  # PostgreSQL stores no NUL in a text, SQLite does; both refuse integers over 64 bits
+        raise ApiError("invalid_request_error", "a value cannot be stored", detail=str(exc.orig)) from exc
+    except (DBAPIError, PoolTimeoutError, OSError) as exc:
+        if _is_passing(exc):
+            raise ApiError("overloaded_error", "the database does not answer; try again", detail=_cause(exc)) from exc
+        raise ApiError("api_error", "internal error", detail=_cause(exc)) from exc
+
+
+def _is_passing(exc: Exception) -> bool:
+    """Locked, full, gone, restarting: whatever a later attempt may not meet."""
+    if not isinstance(exc, DBAPIError) or isinstance(exc, (OperationalError, InterfaceError)) or exc.connection_invalidated:
+        return True
+    return str(getattr(exc.orig, "sqlstate", "") or "")[:2] in _PASSING
+
+
+def _cause(exc: Exception) -> str:
+    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    return f"{type(cause).__name__}: {cause}"

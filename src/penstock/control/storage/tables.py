@@ -116,7 +116,14 @@ certificates = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("archived_at", UtcDateTime),
     Index("certificates_of_tunnel", "tunnel_id", "created_at", "id"),
-    Index("certificates_once_a_tunnel", "tunnel_id", "fingerprint", unique=True, sqlite_where=text("archived_at IS NULL")),
+    Index(
+        "certificates_once_a_tunnel",
+        "tunnel_id",
+        "fingerprint",
+        unique=True,
+        sqlite_where=text("archived_at IS NULL"),
+        postgresql_where=text("archived_at IS NULL"),
+    ),
 )
 
 caller_certificates = Table(

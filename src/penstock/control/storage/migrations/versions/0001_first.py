@@ -77,6 +77,7 @@ def _tunnels() -> None:
         ["tunnel_id", "fingerprint"],
         unique=True,
         sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
     )
 
 
