@@ -399,25 +399,6 @@ async def test_a_goodbye_is_a_clean_end_of_the_link() -> None:
         assert await ends.agent_owner.lost is None
 
 
-async def test_streams_that_stall_on_a_small_connection_window_give_way_to_the_others() -> None:
-    stock = Settings(connection_window=1024 * 1024)
-    async with joined(settings=stock, limits=LinkLimits(stall_timeout=0.2, ping_interval=0.05)) as ends:
-        pairs = [await ends.stream() for _ in range(10)]
-        lost = []
-        for near, far in pairs:
-            own(far, reading=False)
-            lost.append(own(near).lost)
-            near.write(bytes(200_000))
-        done, _ = await asyncio.wait(lost, return_when=asyncio.FIRST_COMPLETED)
-        assert lost[0] in done  # the longest-stalled goes first
-        assert isinstance(await lost[0], TimeoutError)
-        near, far = await ends.stream()
-        reader = own(far)
-        own(near)
-        near.write(bytes(100_000))
-        await until(lambda: len(reader.data) == 100_000)
-
-
 async def test_a_stream_that_is_over_is_freed_without_the_collector() -> None:
     async with joined() as ends:
         near, far = await ends.stream()

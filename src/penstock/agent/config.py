@@ -56,11 +56,11 @@ class AgentLimits(Section):
     refusal_bytes: ByteSize = 8 * 1024
     """How much is passed on of the body of an answer that is not an upgrade."""
 
-    ping_interval: Duration = 10.0
-    """Silence on a link after which it is pinged."""
+    ping_interval: Duration = 7.5
+    """How often a link is pinged, busy or not."""
 
-    ping_timeout: Duration = 10.0
-    """Silence after a ping that ends the link."""
+    ping_timeout: Duration = 7.5
+    """Silence after a ping that ends the link: a half-open one is found within 20 s."""
 
     backoff_first: Duration = 1.0
     """Ceiling of the first wait before a link is dialled again; the wait is drawn between zero and it."""

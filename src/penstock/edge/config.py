@@ -48,10 +48,10 @@ class EdgeLimits(Section):
     feed_wait_seconds: Duration = 2.0
     """How long somebody the feed does not know yet waits for it: control issues, and the feed follows in milliseconds."""
 
-    ping_interval: Duration = 10.0
-    """Silence on a link after which it is pinged."""
+    ping_interval: Duration = 7.5
+    """How often a link is pinged, busy or not."""
 
-    ping_timeout: Duration = 10.0
+    ping_timeout: Duration = 7.5
     """Silence after a ping that ends the link: a half-open one is found within 20 s."""
 
     drain_seconds: Duration = 180.0

@@ -11,6 +11,7 @@ from penstock.protocol.http2 import (
     Event,
     GoawayReceived,
     HeadersReceived,
+    Holder,
     LocalProtocolError,
     PingAcknowledged,
     Role,
@@ -176,7 +177,7 @@ def test_data_stops_at_the_streams_window_and_goes_on_when_the_reader_reads() ->
     assert len(data(pair.to_agent(), stream_id)) == 65_536
     assert pair.edge.queued(stream_id) == 200_000 - 65_536
     assert not pair.edge.has_data_to_send
-    assert pair.edge.stalled() == [(stream_id, 65_536)]
+    assert pair.edge.holders() == [Holder(stream_id, 65_536, 0)]
     pair.edge.send_data(other, b"flows")
     assert data(pair.to_agent(), other) == b"flows"
     pair.agent.consumed(stream_id, 32_768)

@@ -15,6 +15,7 @@ from penstock.protocol.http2 import (
     ErrorCode,
     Event,
     HeadersReceived,
+    Holder,
     RemoteProtocolError,
     Role,
     Settings,
@@ -315,10 +316,14 @@ def test_a_stalled_stream_leaves_most_of_a_small_connection_window_to_others() -
     for stream_id in streams:
         connection.send_data(stream_id, bytes(1 << 20))
     connection.data_to_send()
-    assert connection.stalled() == [(stream_id, 65_536) for stream_id in streams]
+    assert connection.holders() == [Holder(stream_id, 65_536, 0) for stream_id in streams]
+    assert connection.uncredited == 3 * 65_536
     connection.receive_data(window_update(streams[1], 40_000))
     connection.data_to_send()
-    assert [stream_id for stream_id, _ in connection.stalled()] == [1, 5, 3]
+    assert [holder.credits for holder in connection.holders()] == [0, 1, 0]
+    connection.receive_data(window_update(streams[2], 65_000))
+    connection.reset_stream(streams[2])
+    assert [holder.id for holder in connection.holders()] == streams[:2]
 
 
 FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {

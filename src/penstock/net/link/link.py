@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from penstock.net.link.endings import Endings
 from penstock.net.link.limits import LinkLimits, LinkOwner
+from penstock.net.link.stalls import Stalls
 from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
 from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -63,7 +64,7 @@ class Link(asyncio.Protocol):
         self._heard = 0.0
         self._pinged = 0.0
         self._answered = True
-        self._stalled_since: float | None = None
+        self._stalls = Stalls(self._limits.stall_timeout)
         self._fewer: asyncio.Future[None] | None = None
 
     # --- what owners use --------------------------------------------------------------------------------------------
@@ -360,13 +361,11 @@ class Link(asyncio.Protocol):
     def _free_window(self, now: float) -> None:
         """A stock agent's connection window is small: readers that stall must not keep it from all others."""
         window = self._http.peer_connection_window
-        stalled = self._http.stalled() if window < self._settings.small_connection_window else []
-        if sum(held for _, held in stalled) * 2 < window:
-            self._stalled_since = None
-        elif self._stalled_since is None:
-            self._stalled_since = now
-        elif now - self._stalled_since >= self._limits.stall_timeout:
-            self._give_up(stalled[0][0], "the stream stalled and held the link's window")
+        if window >= self._settings.small_connection_window or self._http.uncredited * 2 < window:
+            self._stalls.clear()
+            return
+        for stream_id in self._stalls.in_the_way(now, self._http.holders(), window):
+            self._give_up(stream_id, "the stream stalled and held the link's window")
 
     def _give_up(self, stream_id: int, reason: str) -> None:
         stream = self._remove(stream_id)

@@ -11,7 +11,7 @@ What is left out on purpose: server push (refused), priorities (ignored, as RFC 
 from __future__ import annotations
 
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError, StreamLimitError
-from penstock.protocol.http2.connection import Connection
+from penstock.protocol.http2.connection import Connection, Holder
 from penstock.protocol.http2.events import (
     DataReceived,
     Event,
@@ -32,6 +32,7 @@ __all__ = [
     "Event",
     "GoawayReceived",
     "HeadersReceived",
+    "Holder",
     "LocalProtocolError",
     "PingAcknowledged",
     "RemoteProtocolError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.protocol.errors import LocalProtocolError, StreamLimitError
 from penstock.protocol.http2.frames import (
@@ -25,6 +25,17 @@ if TYPE_CHECKING:
     from penstock.protocol.http2.events import Event
 
 _DEFAULTS: Final = Settings()
+_CRUMBS: Final = 4096
+"""Go credits in steps of this size: so much of a stream is uncredited although all of it was read."""
+
+
+class Holder(NamedTuple):
+    """A stream and what it holds of the peer's connection window."""
+
+    id: int
+    held: int
+    credits: int
+    """How often the peer has credited the stream; the same as before means that nothing moved."""
 
 
 class Connection:
@@ -161,13 +172,18 @@ class Connection:
         """Ids of the streams whose queue became shorter since the last call (some may be gone): whom to let write again."""
         return self._out.take_drained()
 
-    def stalled(self) -> list[tuple[int, int]]:
-        """Streams the peer's window holds up, the longest-stalled first, each with the bytes the peer has not credited.
+    @property
+    def uncredited(self) -> int:
+        """Bytes sent that the peer has not credited to the connection yet."""
+        return self._out.peak_window - self._out.window
 
-        Towards a peer with a small connection window (`peer_connection_window`) the driver resets the first of them when
-        together they hold half of it for too long.
-        """
-        return [(stream.id, stream.start - stream.send_window) for stream in self._out.parked.values()]
+    def holders(self) -> list[Holder]:
+        """The streams with more than crumbs of that; what a driver looks at when they hold up the others."""
+        return [
+            Holder(stream.id, held, stream.credits)
+            for stream in self._streams.values()
+            if (held := stream.start - stream.send_window) > _CRUMBS
+        ]
 
     # --- the connection ---------------------------------------------------------------------------------------------
 

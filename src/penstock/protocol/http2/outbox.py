@@ -95,6 +95,7 @@ class Outbox:
         if after > MAX_WINDOW:
             return False
         stream.send_window = after
+        stream.credits += 1
         if stream.queued and (before > 0) != (after > 0):
             if after > 0:
                 del self._parked[stream.id]
@@ -116,11 +117,6 @@ class Outbox:
     def has_data(self) -> bool:
         """Whether `flush` would return anything."""
         return bool(self._control) or (bool(self._ring) and self.window > 0)
-
-    @property
-    def parked(self) -> dict[int, Stream]:
-        """Streams with bytes and no window, the longest-stalled first."""
-        return self._parked
 
     def take_drained(self) -> set[int]:
         """The streams whose queue became shorter since the last call."""

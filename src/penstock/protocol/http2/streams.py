@@ -58,6 +58,7 @@ class Stream:
     """One live stream. It refers to no connection: data-path objects form no cycles."""
 
     __slots__ = (
+        "credits",
         "ending",
         "head_received",
         "head_sent",
@@ -81,6 +82,8 @@ class Stream:
         """What we may still send; below zero after the peer lowered its initial window (RFC 9113 6.9.2)."""
         self.start = send_window
         """What `send_window` was at first; moves with the peer's initial window."""
+        self.credits = 0
+        """How often the peer gave credit: where it stays the same, the peer's reader stands still."""
         self.out: deque[bytes] = deque()
         self.offset = 0
         """How much of `out[0]` has gone already."""
