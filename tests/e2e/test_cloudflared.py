@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp import types
+from tests.support.ca import HOST
 from tests.support.mcp_servers import Stage, sdk_server, serving
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, Stalled, tunnel, until
 from tests.support.stockagent import StockAgent, stock_agent
@@ -19,6 +20,7 @@ from tests.support.world import world
 
 from penstock.client.mcp import mcp_session
 from penstock.edge.server import Edge
+from penstock.net.streams import ByteStream
 from penstock.secret import Secret
 
 if TYPE_CHECKING:
@@ -294,10 +296,6 @@ async def test_its_management_host_is_not_reached(site: Site, host: str) -> None
 
 async def _ask(transport: asyncio.Transport) -> bytes:
     """The whole of an answer that is no upgrade."""
-    from tests.support.ca import HOST  # noqa: PLC0415
-
-    from penstock.net.streams import ByteStream  # noqa: PLC0415
-
     pipe = ByteStream.over(transport)
     await pipe.write(
         b"GET / HTTP/1.1\r\nHost: "

@@ -13,6 +13,7 @@ from tests.support.rawagent import CONNECTOR, accept, raw_agent
 from tests.support.site import Echo, Origin, Stalled, caller_record, tunnel, until
 
 from penstock.errors import UnavailableError
+from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
 
 if TYPE_CHECKING:
@@ -210,6 +211,25 @@ async def test_an_answer_that_is_no_upgrade_is_passed_on_with_a_bounded_body(sit
     assert (response.status, response.header(b"penstock-error"), response.header(b"x-proxy")) == (503, b"no_ingress", b"said")
     assert response.body.startswith(b"No ingress rules")
     assert len(response.body) == 8192
+
+
+async def test_a_head_of_sixty_kilobytes_is_passed_on_and_the_link_lives(site: Site) -> None:
+    cookie = b"c" * 60_000
+    async with site.edge() as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        transport = await site.dial(edge)
+        pipe = ByteStream.over(transport)
+        await pipe.write(b"GET / HTTP/1.1\r\nHost: " + HOST.encode() + b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+        await pipe.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        packed = metadata.serialize_headers([(b"Set-Cookie", cookie)])
+        (await agent.streams.get()).respond([(b":status", b"403"), (metadata.RESPONSE_HEADERS, packed)], b"no")
+        answer = b""
+        while data := await pipe.read(65_536):
+            answer += data
+        await pipe.aclose()
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert cookie in answer
+        assert not agent.lost.done()
 
 
 async def test_an_answer_that_cannot_be_read_is_the_agents_failure(site: Site) -> None:

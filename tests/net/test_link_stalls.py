@@ -81,7 +81,8 @@ class StockPeer(asyncio.Protocol):
                 case DataReceived(stream_id=stream_id, flow_controlled_length=size):
                     self.received[stream_id] = self.received.get(stream_id, 0) + size
                     if stream_id in self._readers:
-                        self._h2.acknowledge_received_data(size, stream_id)
+                        self._h2.increment_flow_control_window(size)
+                        self._h2.increment_flow_control_window(size, stream_id)
                     else:
                         self._unread[stream_id] = self._unread.get(stream_id, 0) + size
                 case StreamReset(stream_id=stream_id):
