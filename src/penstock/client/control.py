@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -27,16 +29,41 @@ if TYPE_CHECKING:
 
 _M = TypeVar("_M", bound=BaseModel)
 
-_PUBLISHED: Final = {"anthropic-version": "2023-06-01", "anthropic-beta": "mcp-tunnels-2026-06-22"}
 _SECONDS: Final = 15.0  # an answer takes milliseconds; the rest is networks
 _PAGE: Final = 1000
 
 
-class ControlClient:
-    """Speaks to one control plane with one API key. Close it with `aclose`, or use it as a context."""
+class Edition(Enum):
+    """A published version of the Tunnels API: the same tunnels under another path, beta and scope."""
 
-    def __init__(self, base_url: str, api_key: Secret, *, ca_file: Path | None = None, timeout: float = _SECONDS) -> None:
+    LAUNCH = ("/v1/organizations/tunnels", "mcp-tunnels-2026-05-19")
+    CURRENT = ("/v1/tunnels", "mcp-tunnels-2026-06-22")
+
+    def __init__(self, path: str, beta: str) -> None:
+        self.path = path
+        self.beta = beta
+
+
+class ControlClient:
+    """Speaks to one control plane with one credential. Close it with `aclose`, or use it as a context.
+
+    `api_key` may be any bearer of that control plane; `credential` is what to call it when it is refused.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: Secret,
+        *,
+        ca_file: Path | None = None,
+        timeout: float = _SECONDS,
+        edition: Edition = Edition.CURRENT,
+        credential: str = "API key",
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._credential = credential
+        self._tunnels = edition.path
+        self._published = {"anthropic-version": "2023-06-01", "anthropic-beta": edition.beta}
         self._headers = {"authorization": f"Bearer {api_key.reveal()}"}
         _check(self.base_url, api_key)
         self._http = httpx2.AsyncClient(
@@ -63,18 +90,18 @@ class ControlClient:
     async def create_tunnel(self, display_name: str | None = None) -> Tunnel:
         """A new tunnel in the key's workspace."""
         body = {} if display_name is None else {"display_name": display_name}
-        return await self._call(Tunnel, "POST", "/v1/tunnels", json=body)
+        return await self._call(Tunnel, "POST", self._tunnels, json=body)
 
     async def tunnel(self, tunnel_id: str) -> Tunnel:
         """One tunnel; ConfigError when the key's workspace has none of this id."""
-        return await self._call(Tunnel, "GET", f"/v1/tunnels/{_segment(tunnel_id)}")
+        return await self._call(Tunnel, "GET", f"{self._tunnels}/{_segment(tunnel_id)}")
 
     async def tunnels(self, *, include_archived: bool = False) -> AsyncIterator[Tunnel]:
         """All tunnels of the key's workspace, newest first."""
         page: str | None = None
         while True:
             query = {"limit": _PAGE, "include_archived": include_archived, **({"page": page} if page else {})}
-            found = await self._call(TunnelPage, "GET", "/v1/tunnels", params=query)
+            found = await self._call(TunnelPage, "GET", self._tunnels, params=query)
             for tunnel in found.data:
                 yield tunnel
             page = found.next_page
@@ -83,22 +110,33 @@ class ControlClient:
 
     async def archive_tunnel(self, tunnel_id: str) -> Tunnel:
         """Retire a tunnel for ever."""
-        return await self._call(Tunnel, "POST", f"/v1/tunnels/{_segment(tunnel_id)}/archive")
+        return await self._call(Tunnel, "POST", f"{self._tunnels}/{_segment(tunnel_id)}/archive")
 
-    async def reveal_token(self, tunnel_id: str) -> Secret:
+    async def reveal_token(self, tunnel_id: str) -> AgentToken:
         """The token an agent of this tunnel needs."""
-        path = f"/v1/tunnels/{_segment(tunnel_id)}/reveal_token"
-        return Secret((await self._call(TunnelToken, "POST", path)).tunnel_token)
+        path = f"{self._tunnels}/{_segment(tunnel_id)}/reveal_token"
+        return AgentToken.of(await self._call(TunnelToken, "POST", path))
+
+    async def rotate_token(self, tunnel_id: str, reason: str | None = None) -> AgentToken:
+        """A fresh token: the old one opens no new link from now on, the links it opened stay."""
+        path = f"{self._tunnels}/{_segment(tunnel_id)}/rotate_token"
+        body = {} if reason is None else {"reason": reason}
+        return AgentToken.of(await self._call(TunnelToken, "POST", path, json=body))
 
     async def register_certificate(self, tunnel_id: str, ca_certificate_pem: str) -> TunnelCertificate:
         """Register a CA; ConfigError names the rule it breaks."""
-        path = f"/v1/tunnels/{_segment(tunnel_id)}/certificates"
+        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates"
         return await self._call(TunnelCertificate, "POST", path, json={"ca_certificate_pem": ca_certificate_pem})
 
     async def certificates(self, tunnel_id: str) -> tuple[TunnelCertificate, ...]:
         """The active CA certificates of a tunnel: two at most, unless the platform was set otherwise."""
-        path = f"/v1/tunnels/{_segment(tunnel_id)}/certificates"
+        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates"
         return (await self._call(TunnelCertificatePage, "GET", path, params={"limit": _PAGE})).data
+
+    async def archive_certificate(self, tunnel_id: str, certificate_id: str) -> TunnelCertificate:
+        """Trust a CA no longer: its slot is free again."""
+        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates/{_segment(certificate_id)}/archive"
+        return await self._call(TunnelCertificate, "POST", path)
 
     # --- callers ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +175,7 @@ class ControlClient:
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> _M:
-        headers = self._headers | (_PUBLISHED if path.startswith("/v1/") else {})
+        headers = self._headers | (self._published if path.startswith("/v1/") else {})
         try:
             response = await self._http.request(method, path, json=json, params=params, headers=headers)
         except httpx2.HTTPError as exc:
@@ -193,13 +231,13 @@ class ControlClient:
         message, detail = envelope.error.message, f"status {status}, request {envelope.request_id}"
         if status == 401:
             return IdentityError(
-                f"the API key is not accepted: {message}",
+                f"the {self._credential} is not accepted: {message}",
                 detail=detail,
                 hint="use a key of this control plane that is not revoked",
             )
         if status == 403:
             return IdentityError(
-                f"the API key may not do this: {message}", detail=detail, hint="use a key of the right workspace"
+                f"the {self._credential} may not do this: {message}", detail=detail, hint="use a key of the right workspace"
             )
         if status == 404:
             return _NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")
@@ -208,6 +246,19 @@ class ControlClient:
                 f"the control plane cannot serve this now: {message}", detail=detail, hint="try again shortly"
             )
         return ConfigError(message, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentToken:
+    """A tunnel's token; `id` changes with the value."""
+
+    id: str
+    value: Secret
+
+    @classmethod
+    def of(cls, told: TunnelToken) -> AgentToken:
+        """From the API's object."""
+        return cls(told.id, Secret(told.tunnel_token))
 
 
 class _NotFoundError(ConfigError):

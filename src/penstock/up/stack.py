@@ -69,7 +69,7 @@ async def prepare(folder: Path, control: ControlClient, *, now: datetime | None 
     await _register(control, tunnel_id, authority)
     _server_certificate(stack, authority, now)
     write_file(stack.callers_ca_file, await control.caller_ca(), mode=0o644)
-    write_file(stack.token_file, (await control.reveal_token(tunnel_id)).reveal())
+    write_file(stack.token_file, (await control.reveal_token(tunnel_id)).value.reveal())
     return stack
 
 
