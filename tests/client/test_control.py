@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support import ca
-from tests.support.control import api, start_api
+from tests.support.control import api, database, start_api
 
 from penstock.client.control import ControlClient
 from penstock.control.service.bootstrap import create_api_key, revoke_api_key
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.control import Api
 
-__all__ = ["api", "start_api"]
+__all__ = ["api", "database", "start_api"]
 
 pytestmark = pytest.mark.anyio
 
