@@ -46,19 +46,6 @@ async def test_a_tunnel_is_made_certified_revealed_found_and_archived(api: Api) 
         assert [found.id async for found in client.tunnels(include_archived=True)] == [tunnel.id]
 
 
-async def test_a_token_is_rotated_and_a_certificate_gives_its_slot_back(api: Api) -> None:
-    async with ControlClient(api.control.url, api.initial.api_key) as client:
-        tunnel = await client.create_tunnel()
-        before = await client.reveal_token(tunnel.id)
-        after = await client.rotate_token(tunnel.id, "a laptop was lost")
-        assert (await client.reveal_token(tunnel.id)).id == after.id != before.id
-        assert after.value.reveal() != before.value.reveal()
-        assert before.value.reveal() not in repr(before)
-        certificate = await client.register_certificate(tunnel.id, ca.ca().certificate_pem)
-        assert (await client.archive_certificate(tunnel.id, certificate.id)).archived_at is not None
-        assert await client.certificates(tunnel.id) == ()
-
-
 async def test_a_caller_certificate_comes_from_the_callers_ca(api: Api) -> None:
     async with ControlClient(api.control.url, api.initial.api_key) as client:
         answer = await client.caller_certificate(certs.make_csr(certs.make_ec_key(), "x"))
