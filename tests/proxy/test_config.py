@@ -7,7 +7,8 @@ import pytest
 from penstock.config.load import load
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError
-from penstock.proxy.config import ProxyConfig, RouteConfig, parse_upstream
+from penstock.proxy.config import ProxyConfig
+from penstock.proxy.route_settings import RouteConfig, parse_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,20 @@ def test_a_route_may_be_a_mapping() -> None:
     assert config.routes["echo"].host_header == "upstream"
 
 
+def test_the_options_of_a_route_are_its_own() -> None:
+    routes = {"echo": {"url": "http://a:1", "allowed_ips": ["192.0.2.7"], "sse_keepalive": "15s"}, "wiki": "http://b:1"}
+    config = load(ProxyConfig, role="proxy", flags=settings(routes=routes))
+    assert [str(network) for network in config.routes["echo"].allowed_ips or ()] == ["192.0.2.7/32"]
+    assert (config.routes["echo"].sse_keepalive, config.routes["wiki"].sse_keepalive) == (15.0, 0.0)
+    assert config.routes["wiki"].allowed_ips is None
+
+
+def test_a_section_with_nothing_in_it_is_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(PUBLISHED.partition("upstream:")[0] + "upstream:\n")
+    assert load(ProxyConfig, role="proxy", file=file).upstream.allowed_ips is None
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -123,6 +138,12 @@ def test_upstreams_are_parsed(url: str, parts: tuple[str, str, int]) -> None:
         ({"routes": {"ec ho": "http://a:1"}}, "is not a subdomain or host name"),
         ({"routes": {"echo": {"url": "http://a:1", "path": "/x"}}}, "routes.echo.path: unknown setting"),
         ({"routes": {"echo": {"url": "http://a:1", "host_header": "a\r\nb"}}}, "host_header must be"),
+        ({"routes": {"echo": {"url": "http://a:1", "host_header": "a:"}}}, "host_header must be"),
+        ({"routes": {"echo": {"host_header": "a"}}}, "routes.echo.url: required"),
+        ({"routes": {"echo": {"url": "http://a:1", "allowed_ips": []}}}, "routes.echo: allowed_ips is empty"),
+        ({"routes": {"echo": {"url": "http://a:1", "allowed_ips": ["10.0.0.1/8"]}}}, "has host bits set"),
+        ({"routes": {"echo": {"url": "http://a:1", "sse_keepalive": "soon"}}}, "routes.echo.sse_keepalive: 'soon' is not a"),
+        ({"routes": None}, "routes: required"),
         ({"tunnel_domain": ""}, "tunnel_domain is required: route echo is a bare subdomain"),
         ({"upstream": {"allowed_ips": ["10.0.0.0/8"], "disable_ip_validation": True}}, "allowed_ips and disable_ip_validation"),
         ({"upstream": {"allowed_ips": []}}, "allowed_ips is empty"),

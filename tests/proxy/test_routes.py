@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.proxy.config import RouteConfig
+from penstock.proxy.route_settings import RouteConfig
 from penstock.proxy.routes import RouteTable, normalize
 
 DOMAIN = "ab12cd34.tunnel.example.com"

@@ -9,55 +9,15 @@ import re
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Annotated, Final, Literal, cast
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort, Networks
+from penstock.config.types import Duration, HostPort, Networks
+from penstock.proxy.limits import ProxyLimits
+from penstock.proxy.route_settings import RouteConfig, check_allowed_ips
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
-_HOST_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # underscores: Compose service names have them
-_HOST: Final = re.compile(rf"(?:{_HOST_LABEL}\.)*{_HOST_LABEL}")
-_UPSTREAM: Final = re.compile(r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+):(?P<port>[0-9]{1,5})")
-_IPV4: Final = re.compile(
-    r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-)
-# What inet_aton would still read as an address (2130706433, 0x7f.1, 0177.0.0.1): the last label is a number.
-_ENDS_IN_A_NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
-_INVALID_UPSTREAM: Final = "invalid upstream (must be scheme://host:port)"
-
-
-class RouteConfig(Section):
-    """One route: where its requests go. A string is the short form of `url` alone."""
-
-    url: str
-    """The upstream, exactly `scheme://host:port`; scheme is `http` or `https`."""
-
-    host_header: str = "preserve"
-    """The Host sent upstream: `preserve` (what the caller asked for), `upstream` (the authority of `url`), or a name."""
-
-    @model_validator(mode="after")
-    def _is_valid(self) -> RouteConfig:
-        parse_upstream(self.url)
-        name, _, port = self.host_header.partition(":")
-        if _HOST.fullmatch(name.lower()) is None or (port and not port.isdigit()):
-            msg = "host_header must be preserve, upstream or a host name"
-            raise ValueError(msg)
-        return self
-
-
-def parse_upstream(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of `scheme://host:port`, host in lower case and without brackets; ValueError otherwise."""
-    match = _UPSTREAM.fullmatch(url)
-    if match is None:
-        raise ValueError(_INVALID_UPSTREAM)
-    host = match["host"].lower()
-    port = int(match["port"])
-    is_address = host.startswith("[") or _IPV4.fullmatch(host)
-    is_name = _HOST.fullmatch(host.removesuffix(".")) and not _ENDS_IN_A_NUMBER.fullmatch(host)
-    if not (is_address or is_name) or not 0 < port < 65536:
-        raise ValueError(_INVALID_UPSTREAM)
-    return match["scheme"], host.strip("[]"), port
 
 
 def _routes(value: object) -> object:
@@ -120,9 +80,7 @@ class UpstreamConfig(Section):
         if self.allowed_ips is not None and self.disable_ip_validation:
             msg = "allowed_ips and disable_ip_validation are mutually exclusive"
             raise ValueError(msg)
-        if self.allowed_ips == ():
-            msg = "allowed_ips is empty: nothing could be dialled; leave it out for RFC 1918"
-            raise ValueError(msg)
+        check_allowed_ips(self.allowed_ips)
         return self
 
 
@@ -153,51 +111,6 @@ class CallersConfig(Section):
         return self
 
 
-class ProxyLimits(Section):
-    """What a proxy takes on, and how long it waits. 0 turns a time off where that is said."""
-
-    streams: int = Field(default=10_000, ge=1)
-    """Callers' streams at once; an idle one costs about 56 KiB."""
-
-    head_bytes: ByteSize = Field(default=32 * 1024, ge=1024, le=1 << 20)
-    """A request's or response's head. Bearer tokens and `Mcp-Param-*` reach some KiB; nginx takes 32 KiB in all."""
-
-    headers: int = Field(default=100, ge=1, le=10_000)
-    """Header lines a head; browsers send 20, Apache takes 100."""
-
-    body_bytes: ByteSize = 0
-    """A request's body; 0 is any size: bodies stream, they are never held."""
-
-    handshake_timeout: Duration = Field(default=10.0, gt=0)
-    """The upgrade's head, and then inner TLS: three round trips each at most, even through a satellite."""
-
-    head_timeout: Duration = Field(default=10.0, gt=0)
-    """From a head's first byte to its last; it fits one packet, longer is a slow-loris."""
-
-    body_timeout: Duration = Field(default=60.0, gt=0)
-    """Between two pieces of a request's body that the upstream is waiting for."""
-
-    idle_timeout: Duration = Field(default=300.0, gt=0)
-    """A stream without a request: as long as callers' pools usefully keep one; a new one costs them six round trips."""
-
-    connect_timeout: Duration = Field(default=10.0, gt=0)
-    """Name look-up, TCP and TLS to an upstream: a private network answers in milliseconds or not at all."""
-
-    first_byte_timeout: Duration = 0.0
-    """From a request's end to the response's head; 0 is for ever. Off because a tool may think for minutes before it
-    answers, the caller knows how long it wants to wait, and its going away ends the request."""
-
-    upstream_idle: Duration = Field(default=4.0, ge=0)
-    """How long a kept connection is reused. Shorter than the 5 s after which uvicorn and Node close theirs: a POST sent into
-    a closing connection fails, and may not be repeated."""
-
-    upstream_idle_connections: int = Field(default=64, ge=0)
-    """Kept connections a route: enough for a burst, few enough for a small server."""
-
-    lookups: int = Field(default=16, ge=1)
-    """Name look-ups at once; the rest wait within `connect_timeout`."""
-
-
 class ProxyConfig(RoleConfig):
     """A proxy."""
 
@@ -208,7 +121,8 @@ class ProxyConfig(RoleConfig):
     """The least important level that is logged."""
 
     shutdown_timeout: Duration = 30.0
-    """How long calls in flight may go on when the proxy stops."""
+    """How long a stop may take. Calls in flight get a second less, so that the proxy is gone before Compose kills it; standing
+    streams end at once."""
 
     tunnel_domain: Annotated[str, BeforeValidator(_domain)] = ""
     """The tunnel's domain; required when routes are bare subdomains."""
@@ -217,7 +131,7 @@ class ProxyConfig(RoleConfig):
     """Inner TLS."""
 
     routes: Annotated[dict[str, RouteConfig], BeforeValidator(_routes)]
-    """Subdomain or full host name to upstream."""
+    """Subdomain or full host name to upstream: its URL, or a mapping with `url` and the route's own settings."""
 
     upstream: UpstreamConfig = UpstreamConfig()
     """What may be dialled and trusted."""
@@ -230,6 +144,15 @@ class ProxyConfig(RoleConfig):
 
     limits: ProxyLimits = ProxyLimits()
     """What the proxy takes on."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_empty_for_default(cls, values: object) -> object:
+        """`upstream:` with nothing behind it is the default, as the published proxy reads it; `admin_addr: null` is a value."""
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, object]", values)
+        return {name: value for name, value in given.items() if value is not None or name == "admin_addr"}
 
     @model_validator(mode="after")
     def _has_domain(self) -> ProxyConfig:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from structlog.typing import FilteringBoundLogger
 
-    from penstock.proxy.config import ProxyLimits
+    from penstock.proxy.limits import ProxyLimits
     from penstock.proxy.metrics import ProxyMetrics
     from penstock.proxy.pool import Pool
     from penstock.proxy.routes import Route, RouteTable

@@ -15,8 +15,8 @@ from penstock.proxy.upstream import PoolKey, UpstreamConnection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.proxy.config import ProxyLimits
     from penstock.proxy.guard import IPAddress, Resolver
+    from penstock.proxy.limits import ProxyLimits
     from penstock.proxy.routes import Route
     from penstock.tls.contexts import TLSContext
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
 from penstock.protocol.hosts import normalize_host
-from penstock.proxy.config import RouteConfig, parse_upstream
+from penstock.proxy.route_settings import RouteConfig, parse_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
