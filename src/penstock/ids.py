@@ -24,6 +24,13 @@ EDGE: Final = "edg"
 REQUEST: Final = "req"
 ACTIVITY: Final = "activity"
 ENROLMENT: Final = "enrl"
+USER: Final = "user"
+SESSION: Final = "sess"
+SERVICE_ACCOUNT: Final = "svac"
+ISSUER: Final = "fdis"
+RULE: Final = "fdrl"
+ACCESS_TOKEN: Final = "otok"  # noqa: S105 - as above
+AUTHENTICATION: Final = "authn"
 
 
 def make(prefix: str, entropy: bytes) -> str:

@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from penstock.control.storage import migrate, tables
+from penstock.control.storage import identities, migrate
 from penstock.control.storage.sqlite import Sqlite
 from penstock.control.storage.vault import Cell, SealError, Vault, create_master_key, load_master_key
 from penstock.errors import ConfigError
@@ -28,7 +28,7 @@ def test_the_migrated_schema_is_the_one_the_code_sees(tmp_path: Path) -> None:
     try:
         with engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, tables.metadata) == []
+            assert compare_metadata(context, identities.metadata) == []
     finally:
         engine.dispose()
 

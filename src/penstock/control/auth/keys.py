@@ -23,6 +23,9 @@ class Kind(Enum):
     """The value is the secret's prefix: it tells people and secret scanners what leaked."""
 
     API_KEY = "pst-key-"
+    TUNNELS_KEY = "pst-tunnels-"
+    ACCESS_TOKEN = "pst-token-"  # noqa: S105 - a prefix
+    SESSION = "pst-session-"
     ENROLMENT = "pst-enrol-"
     EDGE = "pst-edge-"
 
@@ -35,6 +38,13 @@ def make(kind: Kind, entropy: Callable[[int], bytes]) -> Secret:
 def digest(secret: Secret) -> str:
     """What is stored of a secret."""
     return hashlib.sha256(secret.reveal().encode()).hexdigest()
+
+
+def hint(secret: Secret) -> str:
+    """What lists show of a secret, so that its owner knows it again: the prefix and four of its 43 characters."""
+    text = secret.reveal()
+    kind = next((kind.value for kind in Kind if text.startswith(kind.value)), "")
+    return f"{kind}…{text[-4:]}"
 
 
 def is_kind(secret: Secret, kind: Kind) -> bool:

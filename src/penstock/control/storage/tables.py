@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKey,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     text,
 )
 
@@ -51,6 +53,8 @@ organizations = Table(
     Column("id", String(36), primary_key=True),
     Column("name", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("suspended_at", UtcDateTime),
+    Column("deleted_at", UtcDateTime),
 )
 
 workspaces = Table(
@@ -59,9 +63,13 @@ workspaces = Table(
     Column("id", String(80), primary_key=True),
     Column("organization_id", String(36), ForeignKey("organizations.id"), nullable=False),
     Column("name", Text, nullable=False),
+    # The one that `default` means; an organization has exactly one, and it is never archived.
+    Column("is_default", Boolean, nullable=False, server_default=false()),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("archived_at", UtcDateTime),
 )
 
+# API keys and Tunnels API keys: the scope is what tells them apart.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -71,7 +79,11 @@ api_keys = Table(
     Column("caller_id", String(80), nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("digest", String(64), nullable=False, unique=True),
+    Column("scope", String(80), nullable=False, server_default="workspace:developer"),
+    Column("hint", String(24)),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String(80)),
+    Column("disabled_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
 )
 
@@ -130,10 +142,14 @@ caller_certificates = Table(
     "caller_certificates",
     metadata,
     Column("serial", String(64), primary_key=True),
-    Column("api_key_id", String(80), ForeignKey("api_keys.id"), nullable=False),
+    Column("caller_id", String(80), nullable=False),
+    Column("organization_id", String(36), ForeignKey("organizations.id"), nullable=False),
+    Column("workspace_id", String(80), ForeignKey("workspaces.id"), nullable=False),
+    # Who got it: an API key, a service account or a user. Its end is the certificate's end.
+    Column("holder_id", String(80), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
-    Index("certificates_of_key", "api_key_id"),
+    Index("certificates_of_holder", "holder_id"),
 )
 
 enrolment_tokens = Table(
