@@ -119,9 +119,9 @@ async def test_an_idle_stream_that_the_proxy_ended_is_not_used_again(tunnel: Tun
     """httpcore2 asks an idle connection whether it is readable: an end must be seen, or the next request is lost."""
     side = tmp_path / "side"
     async with serving(Upstream("first")) as url, client(tunnel.access) as http:
-        async with private_side(side, tunnel.access, {"one": url}, shutdown_timeout=0.1) as (domain, _):
+        async with private_side(side, tunnel.manager, {"one": url}, shutdown_timeout=0.1) as (domain, _):
             assert (await http.get(f"https://one.{domain}/")).text == "first"
-        async with private_side(side, tunnel.access, {"one": url}) as (domain, _):
+        async with private_side(side, tunnel.manager, {"one": url}) as (domain, _):
             assert (await http.post(f"https://one.{domain}/", content="not lost")).text == "not lost"
 
 
@@ -206,7 +206,7 @@ async def test_a_route_that_does_not_exist_is_an_answer_and_not_an_exception(tun
 
 
 async def test_without_an_agent_the_tunnel_says_so(tunnel: Tunnel, tmp_path: Path) -> None:
-    async with private_side(tmp_path / "side", tunnel.access, {"one": "http://127.0.0.1:1"}) as (domain, _):
+    async with private_side(tmp_path / "side", tunnel.manager, {"one": "http://127.0.0.1:1"}) as (domain, _):
         pass
     async with client(tunnel.access) as http:
         error = await refused(http, f"https://one.{domain}/")
@@ -217,7 +217,7 @@ async def test_without_an_agent_the_tunnel_says_so(tunnel: Tunnel, tmp_path: Pat
 async def test_an_upstream_that_is_down_is_told_without_its_address(tunnel: Tunnel, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    side = private_side(tmp_path / "side", tunnel.access, {"one": f"http://127.0.0.1:{port}"})
+    side = private_side(tmp_path / "side", tunnel.manager, {"one": f"http://127.0.0.1:{port}"})
     async with side as (domain, _), client(tunnel.access) as http:
         answer = await http.get(f"https://one.{domain}/")
     assert (answer.status_code, answer.headers["penstock-error"]) == (502, "upstream_unreachable")
@@ -236,11 +236,11 @@ async def test_all_streams_of_one_transport_stay_on_one_replica_while_it_lives(t
     async with (
         serving(a) as url_a,
         serving(b) as url_b,
-        private_side(side, tunnel.access, {"one": url_a}) as (domain, _),
+        private_side(side, tunnel.manager, {"one": url_a}) as (domain, _),
         contextlib.AsyncExitStack() as clients,
     ):
         url = f"https://one.{domain}/"
-        async with private_side(side, tunnel.access, {"one": url_b}):
+        async with private_side(side, tunnel.manager, {"one": url_b}):
             on: dict[str, httpx2.AsyncClient] = {}
             async with asyncio.timeout(WITHIN):
                 while on.keys() != {"a", "b"}:  # each transport of its own comes to the one with the least to do

@@ -40,6 +40,7 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
         "organization_created",
         "workspace_created",
         "api_key_created",
+        "api_key_created",
         "enrolment_token_created",
         "tunnel_created",
         "tunnel_certificate_added",
@@ -49,8 +50,8 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
         "api_key_created",
         "api_key_revoked",
     ]
-    assert [record["position"] for record in written] == list(range(1, 12))
-    added, reveal = written[5], written[6]
+    assert [record["position"] for record in written] == list(range(1, 13))
+    added, reveal = written[6], written[7]
     assert (added["tunnel_id"], added["certificate_id"]) == (tunnel["id"], certificate["id"])
     assert added["certificate_fingerprint"] == certificate["fingerprint"]
     assert reveal["tunnel_token_id"] == revealed["id"]

@@ -35,7 +35,7 @@ async def test_every_answer_carries_a_request_id_of_its_own(api: Api) -> None:
 
 
 async def test_both_key_styles_are_accepted(api: Api) -> None:
-    key = api.initial.api_key.reveal()
+    key = api.initial.tunnels_key.reveal()
     async with httpx2.AsyncClient(base_url=api.control.url, headers={"x-api-key": key}, trust_env=False) as plain:
         headers = {"anthropic-version": "2026-10-21", "anthropic-beta": BETA}
         assert (await plain.get("/v1/tunnels", headers=headers)).status_code == 200

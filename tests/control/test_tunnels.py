@@ -11,6 +11,7 @@ import pytest
 from tests.support import ca
 from tests.support.store import database
 
+from penstock.control.auth.scopes import DEVELOPER, MANAGE_TUNNELS
 from penstock.control.service.bootstrap import create_api_key, create_workspace
 from penstock.protocol.token import parse_token
 
@@ -151,7 +152,9 @@ async def test_the_limit_counts_all_workspaces_and_no_archived_tunnels(start_api
 async def test_another_workspace_finds_nothing_anywhere(api: Api) -> None:
     tunnel = await api.tunnel()
     await api.register(tunnel["id"])
-    headers = api.bearing(await _second_key(api))
+    workspace = await create_workspace(api.config, api.initial.organization_id, "second")
+    headers = api.bearing(await _key(api, workspace))
+    caller = api.bearing(await _key(api, workspace, DEVELOPER))
     path = f"/v1/tunnels/{tunnel['id']}"
     unknown = await api.http.get("/v1/tunnels/tnl_unknown")
     for response in (
@@ -160,7 +163,7 @@ async def test_another_workspace_finds_nothing_anywhere(api: Api) -> None:
         await api.http.post(f"{path}/reveal_token", headers=headers),
         await api.http.get(f"{path}/certificates", headers=headers),
         await api.http.post(f"{path}/certificates", json={"ca_certificate_pem": _PEM}, headers=headers),
-        await api.http.get("/penstock/v1/tunnels/resolve", params={"host": f"echo.{tunnel['domain']}"}, headers=headers),
+        await api.http.get("/penstock/v1/tunnels/resolve", params={"host": f"echo.{tunnel['domain']}"}, headers=caller),
     ):
         assert response.status_code == 404, response.text
         assert response.json()["error"]["type"] == "not_found_error"
@@ -197,8 +200,11 @@ async def test_a_malformed_host_is_refused(api: Api, host: str) -> None:
 
 
 async def _second_key(api: Api) -> str:
-    workspace = await create_workspace(api.config, api.initial.organization_id, "second")
-    return (await create_api_key(api.config, workspace, "second")).secret.reveal()
+    return await _key(api, await create_workspace(api.config, api.initial.organization_id, "second"))
+
+
+async def _key(api: Api, workspace: str, scope: str = MANAGE_TUNNELS) -> str:
+    return (await create_api_key(api.config, workspace, "second", scope=scope)).secret.reveal()
 
 
 _PEM = ca.ca().certificate_pem

@@ -56,6 +56,10 @@ class World:
     def access(self) -> Access:
         return self.up.access
 
+    @property
+    def manager(self) -> Access:
+        return self.up.manager
+
 
 @pytest.fixture(scope="module")
 async def chain(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[World]:
@@ -338,7 +342,7 @@ async def test_a_server_that_breaks_off_ends_the_clients_stream_at_once(world: W
     async with (
         await asyncio.start_server(breaks_off, "127.0.0.1", 0) as server,
         private_side(
-            tmp_path / "side", world.access, {"cut": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}
+            tmp_path / "side", world.manager, {"cut": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"}
         ) as side,
         httpx2.AsyncClient(transport=TunnelTransport(world.access)) as http,
         asyncio.timeout(WITHIN),
@@ -374,7 +378,7 @@ async def test_under_up_a_loopback_server_gets_the_host_it_knows_and_is_told_the
 async def test_a_servers_421_passes_and_the_proxy_says_what_to_set(world: World, tmp_path: Path) -> None:
     upstream = world.direct.removesuffix("/mcp")
     routes = {"kept": upstream, "known": {"url": upstream, "host_header": "upstream"}}
-    async with private_side(tmp_path / "side", world.access, routes) as (domain, _):
+    async with private_side(tmp_path / "side", world.manager, routes) as (domain, _):
         async with httpx2.AsyncClient(transport=TunnelTransport(world.access)) as http:
             with capture_logs() as log:
                 answer = await http.post(f"https://kept.{domain}/mcp", json={}, headers=EVENTS)

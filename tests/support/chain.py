@@ -52,6 +52,7 @@ class Chain:
     ports: Ports = field(default_factory=choose_free)
     roles: dict[str, Role] = field(default_factory=dict)
     access: Access = field(init=False)
+    manager: Access = field(init=False)
     stack: private_side.Stack = field(init=False)
 
     async def __aenter__(self) -> Self:
@@ -81,6 +82,7 @@ class Chain:
         keys = json.loads(subprocess.check_output([*_penstock(), "control", "init", "--config", str(control)], text=True))
         (self.folder / "enrolment-token").write_text(keys["enrolment_token"])
         self.access = Access(f"http://{self.ports.control}", Secret(keys["api_key"]))
+        self.manager = Access(self.access.api_url, Secret(keys["tunnels_key"]))
         self.run("control", ["--config", str(control)])
         await self.until_ready("control", f"http://{self.ports.control_admin}/readyz")
 
@@ -102,7 +104,7 @@ class Chain:
 
     async def _start_private_side(self) -> None:
         (self.folder / "stack").mkdir()
-        client = ControlClient(self.access.api_url, self.access.api_key)
+        client = ControlClient(self.manager.api_url, self.manager.api_key)
         try:
             self.stack = await private_side.prepare(self.folder / "stack", client)
         finally:

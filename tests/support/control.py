@@ -16,7 +16,7 @@ from penstock.control.service.bootstrap import Initial, initialize
 from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Generator
     from pathlib import Path
 
     from penstock.secret import Secret
@@ -31,7 +31,7 @@ def make_config(folder: Path, **settings: Any) -> ControlConfig:
 
 @dataclass
 class Api:
-    """One control plane under test and an HTTP client of its first API key."""
+    """One control plane under test and an HTTP client that brings the key each path needs."""
 
     config: ControlConfig
     control: Control
@@ -71,6 +71,20 @@ class Api:
         )
 
 
+class _RightKey(httpx2.Auth):
+    """The first Tunnels API key for what is published, the first API key for what is ours; unless a test brings its own."""
+
+    def __init__(self, initial: Initial) -> None:
+        self._initial = initial
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
+        if request.headers.keys().isdisjoint({"authorization", "x-api-key"}):
+            is_published = request.url.path.startswith("/v1/")
+            key = self._initial.tunnels_key if is_published else self._initial.api_key
+            request.headers["authorization"] = f"Bearer {key.reveal()}"
+        yield request
+
+
 @pytest.fixture
 def database() -> dict[str, Any]:
     """Settings of the store; a module that is true of both databases imports `tests.support.store.database` in its place."""
@@ -87,8 +101,10 @@ async def start_api(tmp_path: Path, database: dict[str, Any]) -> AsyncIterator[C
         initial = await initialize(config)
         control = Control(config)
         await control.start()
-        headers = {"authorization": f"Bearer {initial.api_key.reveal()}", **PUBLISHED}
-        api = Api(config, control, initial, httpx2.AsyncClient(base_url=control.url, headers=headers, trust_env=False))
+        keys = _RightKey(initial)
+        api = Api(
+            config, control, initial, httpx2.AsyncClient(base_url=control.url, headers=PUBLISHED, auth=keys, trust_env=False)
+        )
         started.append(api)
         return api
 

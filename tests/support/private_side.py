@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def private_side(
-    folder: Path, access: Access, routes: dict[str, Any], **proxy_settings: Any
+    folder: Path, manager: Access, routes: dict[str, Any], **proxy_settings: Any
 ) -> AsyncGenerator[tuple[str, Agent]]:
     """The tunnel's domain and its agent, ready. The same folder again is one more replica of the same tunnel."""
     folder.mkdir(exist_ok=True)
-    async with ControlClient(access.api_url, access.api_key) as control:
+    async with ControlClient(manager.api_url, manager.api_key) as control:
         made = await stack.prepare(folder, control)
     settings = {
         "listen_addr": "127.0.0.1:0",

@@ -31,6 +31,10 @@ class Tunnel:
     def access(self) -> Access:
         return self.up.access
 
+    @property
+    def manager(self) -> Access:
+        return self.up.manager
+
     def url(self, route: str) -> str:
         return self.up.urls()[route]
 

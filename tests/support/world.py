@@ -92,7 +92,7 @@ class World:
         if authority is not None:  # `up` takes the CA that it finds
             (folder / "ca.crt").write_text(authority.certificate_pem)
             (folder / "ca.key").write_text(authority.key_pem.reveal())
-        async with ControlClient(self.access.api_url, self.access.api_key) as client:
+        async with ControlClient(self.manager.api_url, self.manager.api_key) as client:
             made = await stack.prepare(folder, client)
         options = dataclasses.replace(self.options, ports=choose_free())
         config = roles.proxy(options, made, routes)
@@ -118,6 +118,11 @@ class World:
     def access(self) -> Access:
         """The first workspace's."""
         return Access(self.control.url, self.initial.api_key)
+
+    @property
+    def manager(self) -> Access:
+        """The first workspace's Tunnels API key."""
+        return Access(self.control.url, self.initial.tunnels_key)
 
     @contextlib.asynccontextmanager
     async def client(self, access: Access | None = None, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:

@@ -44,7 +44,7 @@ async def test_a_second_run_has_the_same_identities_even_on_other_ports(tmp_path
         async with running(Options(folder=tmp_path, ports=choose_free()), Screen()) as up:
             await up.prove(Screen())
             domains.append(up.domain)
-        names = ("api-key", "stack/ca.crt", "stack/tls.crt", "stack/tunnel-id", "control/master.key")
+        names = ("api-key", "tunnels-key", "stack/ca.crt", "stack/tls.crt", "stack/tunnel-id", "control/master.key")
         kept.append({name: read_file(tmp_path / name) for name in names})
     assert domains[0] == domains[1]
     assert kept[0] == kept[1]
@@ -108,7 +108,7 @@ async def test_a_folder_of_another_control_plane_says_how_to_begin_anew(tmp_path
 async def test_an_archived_tunnel_is_replaced(tmp_path: Path) -> None:
     async with running(Options(folder=tmp_path, ports=choose_free()), Screen()) as up:
         old = up.domain
-        async with ControlClient(up.access.api_url, up.access.api_key) as control:
+        async with ControlClient(up.manager.api_url, up.manager.api_key) as control:
             await control.archive_tunnel((tmp_path / "stack" / "tunnel-id").read_text().strip())
         with pytest.raises(TunnelError):
             await up.prove(Screen())
@@ -119,7 +119,7 @@ async def test_an_archived_tunnel_is_replaced(tmp_path: Path) -> None:
 
 async def test_certificates_are_kept_until_they_are_due_and_then_made_anew(tmp_path: Path) -> None:
     async with running(Options(folder=tmp_path, ports=choose_free()), Screen()) as up:  # noqa: SIM117 - the client needs it up
-        async with ControlClient(up.access.api_url, up.access.api_key) as control:
+        async with ControlClient(up.manager.api_url, up.manager.api_key) as control:
             files = (tmp_path / "stack" / "tls.crt", tmp_path / "stack" / "ca.crt")
             first = [file.read_text() for file in files]
             now = datetime.now(UTC)

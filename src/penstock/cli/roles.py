@@ -146,6 +146,7 @@ def _init(config: ConfigOption = None) -> None:
             "organization_id": initial.organization_id,
             "workspace_id": initial.workspace_id,
             "api_key": initial.api_key.reveal(),
+            "tunnels_key": initial.tunnels_key.reveal(),
             "enrolment_token": initial.enrolment_token.reveal(),
         }
     )

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.schema.callers import CallerCa, CallerCertificate, Resolution
 from penstock.schema.errors import ErrorEnvelope
+from penstock.schema.identities import Me
 from penstock.schema.tunnels import Tunnel, TunnelCertificate, TunnelCertificatePage, TunnelPage, TunnelToken
 from penstock.secret import Secret
 from penstock.tls import contexts
@@ -143,6 +144,10 @@ class ControlClient:
     async def caller_certificate(self, csr_pem: str) -> CallerCertificate:
         """A client certificate for the key behind a certificate request."""
         return await self._call(CallerCertificate, "POST", "/penstock/v1/callers/certificates", json={"csr_pem": csr_pem})
+
+    async def me(self) -> Me:
+        """Whose credential this client has."""
+        return await self._call(Me, "GET", "/penstock/v1/me")
 
     async def caller_ca(self) -> str:
         """PEM of the CA that signs callers: what a proxy's `callers.ca_file` holds."""

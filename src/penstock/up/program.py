@@ -16,7 +16,7 @@ from penstock.client.mcp import first_of
 from penstock.config.files import private_folder, read_file, write_file
 from penstock.config.types import HostPort
 from penstock.control.server import Control
-from penstock.control.service.bootstrap import initialize
+from penstock.control.service.bootstrap import first_tunnels_key, initialize
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, PenstockError, UnavailableError
 from penstock.net.dial import dial_tcp
@@ -55,9 +55,10 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Up]:
 class Up:
     """What runs: the tunnel's routes, and the access that callers use."""
 
-    def __init__(self, options: Options, access: Access, domain: str) -> None:
+    def __init__(self, options: Options, access: Access, manager: Access, domain: str) -> None:
         self.options = options
         self.access = access
+        self.manager = manager
         self.domain = domain
 
     def urls(self) -> dict[str, str]:
@@ -84,7 +85,7 @@ class Up:
 
 async def _start(options: Options, screen: Screen, started: contextlib.AsyncExitStack) -> Up:
     config = roles.control(options)
-    access = await _access(options)
+    access, manager = await _access(options)
     control = Control(config)
     await control.start()
     started.push_async_callback(control.stop)
@@ -96,7 +97,7 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     started.push_async_callback(edge.stop)
     screen.step(f"edge      callers on {options.ports.callers}, agents on {options.ports.agents}")
 
-    client = ControlClient(access.api_url, access.api_key)
+    client = ControlClient(manager.api_url, manager.api_key)
     started.push_async_callback(client.aclose)
     (options.folder / "stack").mkdir(mode=0o700, exist_ok=True)
     made = await stack.prepare(options.folder / "stack", client)
@@ -114,23 +115,27 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     started.push_async_callback(agent.stop)
     await _until_ready(agent)
     screen.step(f"agent     connected to the edge for *.{made.domain}")
-    return Up(options, access, made.domain)
+    return Up(options, access, manager, made.domain)
 
 
-async def _access(options: Options) -> Access:
-    """The first run's API key, or the one that an earlier run wrote down."""
+async def _access(options: Options) -> tuple[Access, Access]:
+    """The first run's keys, or those that an earlier run wrote down: one to call with, one to manage tunnels with."""
     config = roles.control(options)
-    profile, enrolment = options.folder / "profile.json", options.folder / "enrolment-token"
-    api_url = f"http://{options.ports.control}"
-    if (key := read_file(options.folder / "api-key")) is not None and enrolment.exists():
-        access = Access(api_url, Secret(key.strip()))
-    else:
+    api_url, folder = f"http://{options.ports.control}", options.folder
+    enrolment = folder / "enrolment-token"
+    key, tunnels_key = read_file(folder / "api-key"), read_file(folder / "tunnels-key")
+    if key is None or not enrolment.exists():
         initial = await initialize(config)
-        access = Access(api_url, initial.api_key)
-        write_file(options.folder / "api-key", initial.api_key.reveal() + "\n")
+        key, tunnels_key = initial.api_key.reveal(), initial.tunnels_key.reveal()
+        write_file(folder / "api-key", key + "\n")
+        write_file(folder / "tunnels-key", tunnels_key + "\n")
         write_file(enrolment, initial.enrolment_token.reveal() + "\n")
-    write_profile(profile, access)
-    return access
+    elif tunnels_key is None:  # a folder of the time when one key did both
+        tunnels_key = (await first_tunnels_key(config)).reveal()
+        write_file(folder / "tunnels-key", tunnels_key + "\n")
+    access = Access(api_url, Secret(key.strip()))
+    write_profile(folder / "profile.json", access)
+    return access, Access(api_url, Secret(tunnels_key.strip()))
 
 
 def _forget_moved_edge(options: Options) -> None:

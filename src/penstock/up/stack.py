@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from penstock.client.identity import CallerCredentials
 from penstock.config.files import read_file, write_file
 from penstock.errors import CertificateError, ConfigError, IdentityError
 from penstock.secret import Secret
@@ -63,7 +62,7 @@ async def prepare(folder: Path, control: ControlClient, *, now: datetime | None 
     """Make or complete the folder. Raises what `control` raises."""
     now = now or datetime.now(UTC)
     tunnel_id, domain = await _tunnel(folder, control)
-    workspace_id = (await CallerCredentials(control).identity()).workspace_id
+    workspace_id = (await control.me()).workspace_id or ""
     stack = Stack(folder, tunnel_id, domain, workspace_id)
     authority = _authority(folder, domain, now)
     await _register(control, tunnel_id, authority)

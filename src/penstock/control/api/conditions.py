@@ -9,8 +9,8 @@ from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
-from penstock.control.auth import principals
-from penstock.control.auth.principals import Edge, WorkspaceKey
+from penstock.control.auth import principals, scopes
+from penstock.control.auth.principals import Edge, Operator, Principal
 from penstock.control.errors import ApiError
 from penstock.control.service.core import Core
 from penstock.control.service.feed import Feed
@@ -27,6 +27,12 @@ _KNOWN_BETAS: Final = {
     "managed-agents-2026-04-01",
 }
 _VERSIONS: Final = {"2023-06-01", "2026-10-21"}
+_HINTS: Final = {
+    scopes.MANAGE_TUNNELS: "tunnels are managed with a Tunnels API key, a token of that scope or a person's session",
+    scopes.DEVELOPER: "calls are made with an API key, a token of that scope or a person's session",
+    scopes.ADMIN: "sign in as an admin of the organization",
+    scopes.MANAGE_FEDERATION: "sign in as somebody who may manage federation",
+}
 
 
 def core_of(request: Request) -> Core:
@@ -57,20 +63,50 @@ def bearer(request: Request) -> Secret:
     return Secret(given.pop())
 
 
-async def _workspace_key(
+async def _identity(
     request: Request, core: Annotated[Core, Depends(core_of)], secret: Annotated[Secret, Depends(bearer)]
-) -> WorkspaceKey:
+) -> Principal | Operator:
     async with core.database.read() as connection:
-        key = await principals.workspace_key(connection, secret)
-    request.state.by = key.id
+        workspace = request.headers.get("anthropic-workspace-id")
+        found = await principals.authenticate(connection, secret, core.now(), workspace)
+    request.state.by = found.id
+    return found
+
+
+async def _principal(request: Request, found: Annotated[Principal | Operator, Depends(_identity)]) -> Principal:
+    if isinstance(found, Operator):
+        raise ApiError("permission_error", "a platform operator belongs to no organization", hint="sign in as one of its users")
     request.state.headers = {
-        "anthropic-organization-id": key.organization_id,
-        "anthropic-workspace-id": key.workspace_id,
+        "anthropic-organization-id": found.organization_id,
+        "anthropic-workspace-id": found.workspace_id,
     }
-    asked = request.headers.get("anthropic-workspace-id")
-    if asked is not None and asked != key.workspace_id:
-        raise ApiError("invalid_request_error", "anthropic-workspace-id: not the workspace of this API key")
-    return key
+    return found
+
+
+def require(principal: Principal, *any_of: str) -> Principal:
+    """The principal, if it has one of these scopes. Raises ApiError 403, which names what is missing."""
+    if principal.scopes.isdisjoint(any_of):
+        needed = " or ".join(any_of)
+        raise ApiError("permission_error", f"this credential lacks the scope {needed}", hint=_HINTS.get(any_of[0]))
+    return principal
+
+
+async def _caller(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    return require(principal, scopes.DEVELOPER, scopes.INFERENCE)
+
+
+async def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    return require(principal, scopes.ADMIN)
+
+
+async def _federation_manager(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    return require(principal, scopes.MANAGE_FEDERATION)
+
+
+async def _operator(found: Annotated[Principal | Operator, Depends(_identity)]) -> Operator:
+    if not isinstance(found, Operator):
+        raise ApiError("permission_error", "only a platform operator may do this", hint="sign in as an operator")
+    return found
 
 
 async def _edge(request: Request, core: Annotated[Core, Depends(core_of)], secret: Annotated[Secret, Depends(bearer)]) -> Edge:
@@ -80,7 +116,12 @@ async def _edge(request: Request, core: Annotated[Core, Depends(core_of)], secre
     return edge
 
 
-async def _published(request: Request, key: Annotated[WorkspaceKey, Depends(_workspace_key)]) -> WorkspaceKey:
+async def _published(request: Request, key: Annotated[Principal, Depends(_principal)]) -> Principal:
+    # What changes nothing is a GET; people who may not manage may look.
+    if request.method == "GET":
+        require(key, scopes.MANAGE_TUNNELS, scopes.READ_TUNNELS)
+    else:
+        require(key, scopes.MANAGE_TUNNELS)
     version = request.headers.get("anthropic-version")
     if version not in _VERSIONS:
         sentence = "header is required" if version is None else "is not a known version"
@@ -96,9 +137,19 @@ async def _published(request: Request, key: Annotated[WorkspaceKey, Depends(_wor
 CoreOf = Annotated[Core, Depends(core_of)]
 FeedOf = Annotated[Feed, Depends(feed_of)]
 Bearer = Annotated[Secret, Depends(bearer)]
-ByWorkspaceKey = Annotated[WorkspaceKey, Depends(_workspace_key)]
-"""Any API key."""
-ByPublishedKey = Annotated[WorkspaceKey, Depends(_published)]
-"""An API key with the published version and beta headers."""
+ByAnyone = Annotated[Principal | Operator, Depends(_identity)]
+"""Any credential of a person or a program."""
+ByPrincipal = Annotated[Principal, Depends(_principal)]
+"""Any credential of an organization, whatever its scopes."""
+ByCaller = Annotated[Principal, Depends(_caller)]
+"""Whoever may call through tunnels: an API key, a developer's token or session."""
+ByTunnels = Annotated[Principal, Depends(_published)]
+"""Whoever manages tunnels (or, for a GET, may look at them), with the published version and beta headers."""
+ByAdmin = Annotated[Principal, Depends(_admin)]
+"""An organization's admin, or a workload with `org:admin`."""
+ByFederationManager = Annotated[Principal, Depends(_federation_manager)]
+"""Whoever may manage federation."""
+ByOperator = Annotated[Operator, Depends(_operator)]
+"""A platform operator."""
 ByEdge = Annotated[Edge, Depends(_edge)]
 """An enrolled edge."""

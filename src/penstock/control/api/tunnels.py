@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from penstock.control.api.conditions import ByPublishedKey, CoreOf
+from penstock.control.api.conditions import ByTunnels, CoreOf
 from penstock.control.service import certificates, tunnels
 from penstock.schema.tunnels import (
     Tunnel,
@@ -26,14 +26,14 @@ _Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("")
-async def create(core: CoreOf, key: ByPublishedKey, body: TunnelCreate | None = None) -> Tunnel:
+async def create(core: CoreOf, key: ByTunnels, body: TunnelCreate | None = None) -> Tunnel:
     """Create a tunnel. Not idempotent; callers are refused until it has a CA certificate."""
     return await tunnels.create(core, key, body.display_name if body else None)
 
 
 @router.get("")
 async def list_tunnels(
-    core: CoreOf, key: ByPublishedKey, *, include_archived: bool = False, limit: _Limit = 20, page: str | None = None
+    core: CoreOf, key: ByTunnels, *, include_archived: bool = False, limit: _Limit = 20, page: str | None = None
 ) -> TunnelPage:
     """Tunnels of the key's workspace, newest first."""
     found = await tunnels.list_page(core, key, include_archived=include_archived, limit=limit, cursor=page)
@@ -41,26 +41,26 @@ async def list_tunnels(
 
 
 @router.get("/{tunnel_id}")
-async def get(core: CoreOf, key: ByPublishedKey, tunnel_id: str) -> Tunnel:
+async def get(core: CoreOf, key: ByTunnels, tunnel_id: str) -> Tunnel:
     """One tunnel, archived or not."""
     return await tunnels.get(core, key, tunnel_id)
 
 
 @router.post("/{tunnel_id}/archive")
-async def archive(core: CoreOf, key: ByPublishedKey, tunnel_id: str) -> Tunnel:
+async def archive(core: CoreOf, key: ByTunnels, tunnel_id: str) -> Tunnel:
     """Archive for ever; again on an archived tunnel it returns the record."""
     return await tunnels.archive(core, key, tunnel_id)
 
 
 @router.post("/{tunnel_id}/reveal_token")
-async def reveal_token(core: CoreOf, key: ByPublishedKey, tunnel_id: str) -> TunnelToken:
+async def reveal_token(core: CoreOf, key: ByTunnels, tunnel_id: str) -> TunnelToken:
     """The agent's token. A POST, so that nothing on the way logs or caches it."""
     return await tunnels.reveal_token(core, key, tunnel_id)
 
 
 @router.post("/{tunnel_id}/certificates")
 async def register_certificate(
-    core: CoreOf, key: ByPublishedKey, tunnel_id: str, body: TunnelCertificateCreate
+    core: CoreOf, key: ByTunnels, tunnel_id: str, body: TunnelCertificateCreate
 ) -> TunnelCertificate:
     """Register a CA certificate; at most two are active."""
     return await certificates.register(core, key, tunnel_id, body.ca_certificate_pem)
@@ -69,7 +69,7 @@ async def register_certificate(
 @router.get("/{tunnel_id}/certificates")
 async def list_certificates(
     core: CoreOf,
-    key: ByPublishedKey,
+    key: ByTunnels,
     tunnel_id: str,
     *,
     include_archived: bool = False,

@@ -196,9 +196,7 @@ async def _access_token(connection: AsyncConnection, secret: Secret, now: dateti
     )
 
 
-async def _session(
-    connection: AsyncConnection, secret: Secret, now: datetime, workspace: str | None
-) -> Principal | Operator:
+async def _session(connection: AsyncConnection, secret: Secret, now: datetime, workspace: str | None) -> Principal | Operator:
     t, u, o = identities.sessions, identities.users, tables.organizations
     columns = (u.c.id, u.c.organization_id, u.c.role, u.c.manage_tunnels, u.c.manage_federation)
     query = (
@@ -219,9 +217,7 @@ async def _session(
         organization_id=row.organization_id,
         workspace_id="",
         caller_id="",
-        scopes=scopes.of_person(
-            row.role, manage_tunnels=row.manage_tunnels, manage_federation=row.manage_federation
-        ),
+        scopes=scopes.of_person(row.role, manage_tunnels=row.manage_tunnels, manage_federation=row.manage_federation),
         credential_id=row.session_id,
     )
     return await _in_workspace(connection, principal, workspace or _DEFAULT)

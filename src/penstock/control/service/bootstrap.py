@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import insert, select, update
 
 from penstock import ids
-from penstock.control.auth import keys
+from penstock.control.auth import keys, scopes
 from penstock.control.auth.actors import Machine
 from penstock.control.service import audit, roots
 from penstock.control.service.core import Core
@@ -46,6 +46,7 @@ class Initial:
     organization_id: str
     workspace_id: str
     api_key: Secret
+    tunnels_key: Secret
     enrolment_token: Secret
 
 
@@ -59,7 +60,7 @@ class ApiKey:
 
 
 async def initialize(config: ControlConfig, *, organization: str = "default", workspace: str = "default") -> Initial:
-    """Make the store, the master key, the roots, one organization, one workspace, an API key and an enrolment token.
+    """Make the store, the master key, the roots, one organization, one workspace, its two keys and an enrolment token.
 
     Raises ConfigError when it was done before: nothing is ever overwritten.
     """
@@ -75,10 +76,11 @@ async def initialize(config: ControlConfig, *, organization: str = "default", wo
         await roots.create_caller_ca(core, connection, organization_id)
         created = {"created_organization_id": organization_id, "name": organization}
         await audit.record(core, connection, _MACHINE, "organization_created", created, organization_id=organization_id)
-        workspace_id = await _new_workspace(core, connection, organization_id, workspace)
+        workspace_id = await _new_workspace(core, connection, organization_id, workspace, is_default=True)
         key = await _new_api_key(core, connection, organization_id, workspace_id, "first")
+        tunnels_key = await _new_api_key(core, connection, organization_id, workspace_id, "first", scope=scopes.MANAGE_TUNNELS)
         enrolment_token = await _new_enrolment_token(core, connection)
-    return Initial(organization_id, workspace_id, key.secret, enrolment_token)
+    return Initial(organization_id, workspace_id, key.secret, tunnels_key.secret, enrolment_token)
 
 
 async def create_workspace(config: ControlConfig, organization_id: str, name: str) -> str:
@@ -90,14 +92,23 @@ async def create_workspace(config: ControlConfig, organization_id: str, name: st
         return await _new_workspace(core, connection, organization_id, name)
 
 
-async def create_api_key(config: ControlConfig, workspace_id: str, name: str = "") -> ApiKey:
-    """One more API key of a workspace."""
+async def create_api_key(config: ControlConfig, workspace_id: str, name: str = "", *, scope: str = scopes.DEVELOPER) -> ApiKey:
+    """One more API key of a workspace, or with `scopes.MANAGE_TUNNELS` a Tunnels API key."""
     async with open_core(config) as core, core.database.write() as connection:
         query = select(tables.workspaces.c.organization_id).where(tables.workspaces.c.id == workspace_id)
         organization_id = (await connection.execute(query)).scalar_one_or_none()
         if organization_id is None:
             raise ConfigError(f"there is no workspace {workspace_id}")
-        return await _new_api_key(core, connection, organization_id, workspace_id, name)
+        return await _new_api_key(core, connection, organization_id, workspace_id, name, scope=scope)
+
+
+async def first_tunnels_key(config: ControlConfig) -> Secret:
+    """A Tunnels API key of the oldest organization's default workspace, for a control plane of one person."""
+    async with open_core(config) as core, core.database.read() as connection:
+        w = tables.workspaces
+        query = select(w.c.id).where(w.c.is_default.is_(True)).order_by(w.c.created_at).limit(1)
+        workspace_id = (await connection.execute(query)).scalar_one()
+    return (await create_api_key(config, workspace_id, "first", scope=scopes.MANAGE_TUNNELS)).secret
 
 
 async def revoke_api_key(config: ControlConfig, key_id: str) -> None:
@@ -191,18 +202,31 @@ def _uninitialized(config: ControlConfig) -> ConfigError:
     return ConfigError(f"{config.data_dir} is not initialized", hint="run `penstock control init`, or check data_dir")
 
 
-async def _new_workspace(core: Core, connection: AsyncConnection, organization_id: str, name: str) -> str:
+async def _new_workspace(
+    core: Core, connection: AsyncConnection, organization_id: str, name: str, *, is_default: bool = False
+) -> str:
     workspace_id = core.new_id(ids.WORKSPACE)
     await connection.execute(
-        insert(tables.workspaces).values(id=workspace_id, organization_id=organization_id, name=name, created_at=core.now())
+        insert(tables.workspaces).values(
+            id=workspace_id, organization_id=organization_id, name=name, is_default=is_default, created_at=core.now()
+        )
     )
     created = {"workspace_id": workspace_id, "name": name}
     await audit.record(core, connection, _MACHINE, "workspace_created", created, organization_id=organization_id)
     return workspace_id
 
 
-async def _new_api_key(core: Core, connection: AsyncConnection, organization_id: str, workspace_id: str, name: str) -> ApiKey:
-    key = ApiKey(core.new_id(ids.API_KEY), core.new_id(ids.CALLER), keys.make(keys.Kind.API_KEY, core.entropy))
+async def _new_api_key(
+    core: Core,
+    connection: AsyncConnection,
+    organization_id: str,
+    workspace_id: str,
+    name: str,
+    *,
+    scope: str = scopes.DEVELOPER,
+) -> ApiKey:
+    kind = keys.Kind.TUNNELS_KEY if scope == scopes.MANAGE_TUNNELS else keys.Kind.API_KEY
+    key = ApiKey(core.new_id(ids.API_KEY), core.new_id(ids.CALLER), keys.make(kind, core.entropy))
     await connection.execute(
         insert(tables.api_keys).values(
             id=key.id,
@@ -211,6 +235,8 @@ async def _new_api_key(core: Core, connection: AsyncConnection, organization_id:
             caller_id=key.caller_id,
             name=name,
             digest=keys.digest(key.secret),
+            scope=scope,
+            hint=keys.hint(key.secret),
             created_at=core.now(),
         )
     )

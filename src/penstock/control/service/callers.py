@@ -28,7 +28,7 @@ _c = tables.caller_certificates
 
 
 async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificate:
-    """A client certificate for the caller behind an API key. Every name in it is ours; the request gives only the key."""
+    """A client certificate for the caller behind a credential. Every name in it is ours; the request gives only the key."""
     try:
         public_key = certs.load_csr(csr_pem)
     except IdentityError as exc:
@@ -49,7 +49,15 @@ async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificat
             serial=core.new_serial(),
         )
         await connection.execute(
-            insert(_c).values(serial=certs.serial_hex(certificate), api_key_id=key.id, created_at=now, expires_at=expires_at)
+            insert(_c).values(
+                serial=certs.serial_hex(certificate),
+                caller_id=key.caller_id,
+                organization_id=key.organization_id,
+                workspace_id=key.workspace_id,
+                holder_id=key.id,
+                created_at=now,
+                expires_at=expires_at,
+            )
         )
         await advance_feed(connection)
         issued = {
@@ -74,13 +82,13 @@ async def authority_pem(core: Core, key: WorkspaceKey) -> str:
         return await roots.caller_ca_pem(connection, key.organization_id)
 
 
-async def _make_room(core: Core, connection: AsyncConnection, key_id: str, now: datetime) -> None:
+async def _make_room(core: Core, connection: AsyncConnection, holder_id: str, now: datetime) -> None:
     # Expired serials are in no snapshot any more; here is where they leave the table.
     await connection.execute(delete(_c).where(_c.c.expires_at <= now))
     limit = core.config.limits.certificates_per_caller
-    if (await connection.execute(select(func.count()).where(_c.c.api_key_id == key_id))).scalar_one() >= limit:
+    if (await connection.execute(select(func.count()).where(_c.c.holder_id == holder_id))).scalar_one() >= limit:
         raise ApiError(
             "rate_limit_error",
-            f"this API key holds {limit} live caller certificates already",
+            f"this identity holds {limit} live caller certificates already",
             hint="let processes keep their certificate until it ends, or give each its own key",
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from penstock.control.service import roots
+from penstock.control.service import liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
@@ -84,7 +84,8 @@ async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
         select(func.count()).where(c.c.tunnel_id == t.c.id, c.c.archived_at.is_(None)).scalar_subquery().label("certificates")
     )
     query = select(t.c.id, t.c.wire_id, t.c.domain, t.c.organization_id, t.c.workspace_id, t.c.verifier, active)
-    rows = await connection.execute(query.where(t.c.archived_at.is_(None)).order_by(t.c.id))
+    live = query.where(t.c.archived_at.is_(None), liveness.of_workspace(t.c.workspace_id))
+    rows = await connection.execute(live.order_by(t.c.id))
     return tuple(
         TunnelRecord(
             id=row.id,
@@ -101,13 +102,8 @@ async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
 
 
 async def _callers(core: Core, connection: AsyncConnection) -> tuple[CallerRecord, ...]:
-    c, k = tables.caller_certificates, tables.api_keys
-    query = (
-        select(c.c.serial, c.c.expires_at, k.c.caller_id, k.c.organization_id, k.c.workspace_id)
-        .join(k, k.c.id == c.c.api_key_id)
-        .where(c.c.expires_at > core.now(), k.c.revoked_at.is_(None))
-        .order_by(c.c.serial)
-    )
+    c = tables.caller_certificates
+    query = select(c).where(c.c.expires_at > core.now(), *liveness.of_caller_certificate()).order_by(c.c.serial)
     return tuple(
         CallerRecord(
             serial=row.serial,

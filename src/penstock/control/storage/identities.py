@@ -69,9 +69,7 @@ service_accounts = Table(
     Column("description", Text),
     Column("organization_role", String(40), nullable=False),
     *_audited(),
-    Index(
-        "service_accounts_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
-    ),
+    Index("service_accounts_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
     Index("service_accounts_of_organization", "organization_id", "created_at", "id"),
 )
 
@@ -81,6 +79,8 @@ service_account_members = Table(
     Column("service_account_id", String(80), ForeignKey("service_accounts.id"), primary_key=True),
     Column("workspace_id", String(80), ForeignKey("workspaces.id"), primary_key=True),
     Column("role", String(40), nullable=False),
+    # The membership of the default workspace that every service account has; it cannot be taken away.
+    Column("implicit", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", String(80)),
     Index("members_of_workspace", "workspace_id"),
@@ -103,9 +103,7 @@ federation_issuers = Table(
     Column("next_poll_at", UtcDateTime),
     Column("polling_disabled_at", UtcDateTime),
     *_audited(),
-    Index(
-        "federation_issuers_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
-    ),
+    Index("federation_issuers_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
     Index("federation_issuers_of_organization", "organization_id", "created_at", "id"),
 )
 
@@ -123,9 +121,7 @@ federation_rules = Table(
     Column("token_lifetime_seconds", Integer, nullable=False),
     Column("applies_to_all_workspaces", Boolean, nullable=False),
     *_audited(),
-    Index(
-        "federation_rules_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE
-    ),
+    Index("federation_rules_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
     Index("federation_rules_of_organization", "organization_id", "created_at", "id"),
     Index("federation_rules_of_issuer", "issuer_id"),
 )

@@ -110,6 +110,7 @@ def _service_accounts() -> None:
         sa.Column("service_account_id", sa.String(80), sa.ForeignKey("service_accounts.id"), primary_key=True),
         sa.Column("workspace_id", sa.String(80), sa.ForeignKey("workspaces.id"), primary_key=True),
         sa.Column("role", sa.String(40), nullable=False),
+        sa.Column("implicit", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("created_by", sa.String(80)),
     )
@@ -211,6 +212,12 @@ def _audited() -> tuple[sa.Column[object], ...]:
 
 
 def _named_once(table: str) -> None:
-    by_name = {"unique": True, "sqlite_where": _LIVE, "postgresql_where": _LIVE}
-    op.create_index(f"{table}_by_name", table, ["organization_id", "name"], **by_name)
+    op.create_index(
+        f"{table}_by_name",
+        table,
+        ["organization_id", "name"],
+        unique=True,
+        sqlite_where=_LIVE,
+        postgresql_where=_LIVE,
+    )
     op.create_index(f"{table}_of_organization", table, ["organization_id", "created_at", "id"])
