@@ -12,6 +12,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 
 from penstock.control.storage.migrate import migrate
+from penstock.control.storage.sqlite import Sqlite
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def test_a_database_of_the_first_schema_keeps_its_keys_and_certificates(tmp_path
             "INSERT INTO api_keys VALUES ('apikey_1', 'org', 'wrkspc_first', 'clr_1', 'n', 'digest', '2026-01-01', NULL)"
         )
         connection.execute("INSERT INTO caller_certificates VALUES ('ab', 'apikey_1', '2026-01-01', '2026-01-02')")
-    migrate(file)
+    migrate(Sqlite(file))
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT id FROM workspaces WHERE is_default").fetchall() == [("wrkspc_first",)]
         assert connection.execute("SELECT scope FROM api_keys").fetchall() == [("workspace:developer",)]
