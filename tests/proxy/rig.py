@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import CapturingLogger
 from tests.support.ca import DOMAIN, HOST
 
-from penstock.proxy.exchange import Service
 from penstock.proxy.guard import Guard, LookUp, Resolver, system_lookup
 from penstock.proxy.limits import ProxyLimits
 from penstock.proxy.metrics import ProxyMetrics
@@ -22,6 +21,7 @@ from penstock.proxy.pipeline import Pipeline
 from penstock.proxy.pool import Pool
 from penstock.proxy.route_settings import RouteConfig
 from penstock.proxy.routes import RouteTable
+from penstock.proxy.service import Service
 from penstock.tls import contexts
 
 PATIENCE = 10.0

@@ -165,6 +165,20 @@ class TestResolver:
             await Resolver(guard(), lookup=Names(answer)).resolve("a")
         assert caught.value.code is TunnelErrorCode.UPSTREAM_UNREACHABLE
 
+    async def test_a_routes_own_list_stands_in_for_the_proxys(self) -> None:
+        names = Names(["192.0.2.7"], ["10.0.0.1"], ["fd00::1"])
+        resolver = Resolver(guard(), lookup=names)
+        own = [ip_network("192.0.2.7")]
+        assert await resolver.resolve("a", own) == [ip_address("192.0.2.7")]
+        with pytest.raises(TunnelError):
+            await resolver.resolve("a", own)  # what the proxy allows is not this route's
+        assert await resolver.resolve("a", [ip_network("fd00::/64")]) == [ip_address("fd00::1")]
+        assert [ipv6 for _, ipv6 in names.asked] == [False, False, True]
+
+    async def test_a_routes_own_list_opens_no_metadata_by_accident(self) -> None:
+        with pytest.raises(TunnelError):
+            await Resolver(guard(), lookup=Names()).resolve("169.254.169.254", [ip_network("0.0.0.0/0")])
+
     async def test_localhost_is_loopback_and_refused(self) -> None:
         with pytest.raises(TunnelError) as caught:
             await Resolver(guard()).resolve("localhost")

@@ -14,15 +14,10 @@ from penstock.proxy.headers import upstream_request
 from penstock.proxy.heads import Framing, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
-    from structlog.typing import FilteringBoundLogger
-
-    from penstock.proxy.limits import ProxyLimits
-    from penstock.proxy.metrics import ProxyMetrics
-    from penstock.proxy.pool import Pool
-    from penstock.proxy.routes import Route, RouteTable
+    from penstock.proxy.routes import Route
+    from penstock.proxy.service import Service
     from penstock.proxy.upstream import UpstreamConnection
     from penstock.tls.names import CallerIdentity
 
@@ -71,30 +66,6 @@ class Caller(Protocol):
     def request_passed(self) -> None:
         """The whole request is on its way: the response's time runs."""
         ...
-
-
-class Service:
-    """What all exchanges of a proxy share."""
-
-    __slots__ = ("is_draining", "limits", "log", "loop", "metrics", "pool", "routes")
-
-    def __init__(
-        self,
-        *,
-        routes: RouteTable,
-        pool: Pool,
-        limits: ProxyLimits,
-        metrics: ProxyMetrics,
-        log: FilteringBoundLogger,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.routes = routes
-        self.pool = pool
-        self.limits = limits
-        self.metrics = metrics
-        self.log = log
-        self.loop = loop
-        self.is_draining = False
 
 
 class Exchange:
@@ -323,8 +294,8 @@ class Exchange:
         return self._method in _IDEMPOTENT and not self._received and self._is_sent and not self._is_retried
 
     def _fail(self, error: TunnelError) -> None:
-        self._log_failure(error)
-        self._service.metrics.refusals.labels(error.code.value).inc()
+        route = self._route.name if self._route else None
+        self._service.refused(error, self.number, route=route, host=self._host.decode())
         caller = self._caller
         if self._is_answered:
             self._over(error.code.value)
@@ -367,15 +338,3 @@ class Exchange:
             received=self._received,
             sent=self._sent,
         )
-
-    def _log_failure(self, error: TunnelError) -> None:
-        log = self._service.log
-        name = self._route.name if self._route else None
-        if error.code is TunnelErrorCode.NO_ROUTE:
-            log.warning("no route for host", request=self.number, host=self._host.decode())
-        elif error.code is TunnelErrorCode.ADDRESS_REFUSED:
-            log.warning(error.detail or error.public, request=self.number, route=name, hint=error.hint)
-        elif error.status >= 500:
-            log.warning("upstream failed", request=self.number, route=name, error=error.detail, hint=error.hint)
-        else:
-            log.warning("request refused", request=self.number, code=error.code.value, error=error.detail or error.public)

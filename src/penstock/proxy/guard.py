@@ -113,28 +113,30 @@ class Resolver:
         # The system's resolver blocks a thread; a slow name server must not use up all of them.
         self._turns = asyncio.Semaphore(most)
 
-    async def resolve(self, host: str) -> list[IPAddress]:
-        """Addresses of `host` that may be dialled, in the resolver's order; TunnelError when one may not. The caller sets
-        the time.
+    async def resolve(self, host: str, allowed: Sequence[IPNetwork] | None = None) -> list[IPAddress]:
+        """Addresses of `host` that may be dialled, in the resolver's order; TunnelError when one may not.
+
+        `allowed` stands in for the proxy's own list. The caller sets the time.
         """
+        guard = self._guard if allowed is None else Guard(allowed)
         answers = _literal(host)
         if answers is None:
             async with self._turns:
-                answers = await self._ask(host)
-        refused = self._guard.refused(answers)
+                answers = await self._ask(host, ipv6=guard.takes_ipv6)
+        refused = guard.refused(answers)
         if refused is not None:
             # The published text, for the log alone: a caller learns nothing about the network behind the proxy.
             raise TunnelError(
                 TunnelErrorCode.ADDRESS_REFUSED,
                 "The upstream of this route has an address that the proxy may not dial",
                 detail=f"IP validation failed: {refused} is not a private address",
-                hint="list the network in upstream.allowed_ips if it is meant to be reached",
+                hint="list the network in the route's allowed_ips, or in upstream.allowed_ips, if it is meant to be reached",
             )
         return [_dialled(address) for address in answers]
 
-    async def _ask(self, host: str) -> list[IPAddress]:
+    async def _ask(self, host: str, *, ipv6: bool) -> list[IPAddress]:
         try:
-            texts = await self._lookup(host, ipv6=self._guard.takes_ipv6)
+            texts = await self._lookup(host, ipv6=ipv6)
         except (OSError, UnicodeError) as exc:  # UnicodeError: the idna codec on labels it cannot take
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_UNREACHABLE,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from penstock.net.upgrade import UpgradeRequest
     from penstock.proxy.callers import Callers
-    from penstock.proxy.exchange import Service
+    from penstock.proxy.service import Service
     from penstock.tls.contexts import TLSContext
 
 _POLICY: Final = 1008

@@ -17,8 +17,8 @@ from penstock.proxy.routes import normalize
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.proxy.exchange import Service
     from penstock.proxy.routes import Route
+    from penstock.proxy.service import Service
     from penstock.tls.names import CallerIdentity
 
 # RFC 6455 7.4.1. The first is a clean end, after which a caller may send elsewhere what it got no answer to; the second is

@@ -118,7 +118,7 @@ class Pool:
     async def _connect(self, route: Route, waiting: Waiting) -> None:
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
-                addresses = await self._resolver.resolve(route.host)
+                addresses = await self._resolver.resolve(route.host, route.allowed)
                 transport, address = await self._dial_any(route, addresses)
         except TunnelError as exc:
             waiting.not_connected(exc)

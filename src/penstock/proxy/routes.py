@@ -12,16 +12,24 @@ from penstock.proxy.route_settings import RouteConfig, parse_upstream
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from penstock.config.types import IPNetwork
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One upstream. `host_header` is None where the caller's own Host is sent."""
+    """One upstream, and what may be done on the way to it: two that are equal may share connections.
+
+    host_header is None where the caller's own Host is sent, allowed where the proxy's permission holds, sse_keepalive 0
+    where event streams pass as they are.
+    """
 
     name: str
     host: str
     port: int
     is_tls: bool
     host_header: bytes | None
+    allowed: tuple[IPNetwork, ...] | None = None
+    sse_keepalive: float = 0.0
 
     @property
     def url(self) -> str:
@@ -82,7 +90,7 @@ def _route(name: str, config: RouteConfig) -> Route:
         header = authority.removesuffix(default).encode()
     else:
         header = config.host_header.encode()
-    return Route(name, host, port, scheme == "https", header)
+    return Route(name, host, port, scheme == "https", header, config.allowed_ips, config.sse_keepalive)
 
 
 def normalize(host: str) -> str | None:

@@ -11,12 +11,12 @@ from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 from penstock.net.listen import Listener, listen_tcp
 from penstock.proxy.callers import Callers
-from penstock.proxy.exchange import Service
 from penstock.proxy.guard import Guard, Resolver, system_lookup
 from penstock.proxy.listener import Streams
 from penstock.proxy.metrics import ProxyMetrics
 from penstock.proxy.pool import Pool
 from penstock.proxy.routes import RouteTable
+from penstock.proxy.service import Service
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
