@@ -12,8 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from penstock.control.storage import identities, migrate
+from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.sqlite import Sqlite
-from penstock.control.storage.vault import Cell, SealError, Vault, create_master_key, load_master_key
+from penstock.control.storage.vault import Cell, SealError, Vault
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:

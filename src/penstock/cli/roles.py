@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from penstock.cli import store
 from penstock.cli.output import missing_extra
 from penstock.cli.run import run_role
 
@@ -44,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
     control.command("init", help="Make the first organization, workspace, API key and enrolment token; printed once.")(_init)
     control.command("create-workspace", help="Make a workspace.")(_create_workspace)
     control.command("create-api-key", help="Make an API key for a workspace; printed once.")(_create_api_key)
+    store.add_to(control, app)
     app.add_typer(control, name="control")
     app.command("edge", help="The relay that agents and callers dial.")(_edge)
     app.command("agent", help="The outbound connector beside the proxy. The token comes from TUNNEL_TOKEN or a file.")(_agent)

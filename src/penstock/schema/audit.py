@@ -32,6 +32,7 @@ ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
     "enrolment_token_created": ("enrolment_token_id",),
     "edge_enrolled": ("edge_id", "name", "enrolment_token_id", "serial"),
     "master_key_rotated": ("master_key_id",),
+    "store_restored": (),
     "secret_unreadable": ("cell",),
 }
 

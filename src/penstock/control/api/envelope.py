@@ -10,7 +10,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from penstock.control.auth.actors import Machine
 from penstock.control.errors import ApiError, ErrorType
+from penstock.control.service import audit
+from penstock.control.storage.vault import SealError
 from penstock.errors import PenstockError
 from penstock.schema.errors import STATUS_OF_TYPE, ErrorBody, ErrorEnvelope
 from penstock.telemetry.log import get_logger
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastapi import FastAPI, Request
+
+    from penstock.control.service.core import Core
 
 _INTERNAL: Final = "Internal error; the log of the control plane has this request_id"
 _TYPE_OF_STATUS: Final[dict[int, ErrorType]] = {status: cast("ErrorType", type_) for type_, status in STATUS_OF_TYPE.items()}
@@ -43,6 +48,7 @@ def error_response(
 def register(app: FastAPI) -> None:
     """Let every exception of `app` end in the envelope."""
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(SealError, _unreadable)
     app.add_exception_handler(PenstockError, _internal)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -63,6 +69,15 @@ async def _internal(request: Request, exc: Exception) -> JSONResponse:
         "request failed", request_id=request.state.request_id, error=type(exc).__name__, detail=detail, exc_info=exc
     )
     return error_response("api_error", _INTERNAL, request.state.request_id)
+
+
+async def _unreadable(request: Request, exc: Exception) -> JSONResponse:
+    # A cell that was altered or moved: somebody wrote to the database who is not this program.
+    core: Core = request.app.state.core
+    fields = {"cell": exc.detail if isinstance(exc, SealError) else None}
+    async with core.database.write() as connection:
+        await audit.record(core, connection, Machine("control"), "secret_unreadable", fields)
+    return await _internal(request, exc)
 
 
 async def _invalid(request: Request, exc: Exception) -> JSONResponse:

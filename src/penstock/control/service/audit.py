@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import insert, select, update
@@ -20,7 +21,6 @@ from penstock.schema.audit import ACTIVITIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -56,7 +56,7 @@ async def record(
         **{name: _plain(value) for name, value in fields.items()},
         "id": core.new_id(ids.ACTIVITY),
         "type": activity,
-        "created_at": _plain(now),
+        "created_at": moment(now),
         "organization_id": organization_id,
         "organization_uuid": organization_id,
         "actor": {
@@ -109,8 +109,10 @@ def subject_of(body: dict[str, Any]) -> str | None:
     return str(body[names[0]])[:_SUBJECT] if names else None
 
 
+def moment(value: datetime) -> str:
+    """A time as records spell it."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def _plain(value: Any) -> Any:
-    if hasattr(value, "isoformat"):
-        moment: datetime = value
-        return moment.isoformat().replace("+00:00", "Z")
-    return value
+    return moment(value) if isinstance(value, datetime) else value

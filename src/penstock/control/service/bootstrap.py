@@ -22,9 +22,9 @@ from penstock.control.service import audit, roots
 from penstock.control.service.core import Core
 from penstock.control.storage import tables
 from penstock.control.storage.database import Database, advance_feed
+from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.migrate import migrate, schema_version
 from penstock.control.storage.sqlite import Sqlite
-from penstock.control.storage.vault import Vault, create_master_key, load_master_key
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from penstock.control.config import ControlConfig
     from penstock.control.storage.backend import Backend
+    from penstock.control.storage.vault import Vault
     from penstock.secret import Secret
 
 _MACHINE: Final = Machine()

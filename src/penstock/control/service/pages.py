@@ -45,17 +45,32 @@ def cut(items: Sequence[T_co], limit: int) -> Page[T_co]:
 
 def position(cursor: str) -> tuple[datetime, str]:
     """Where a cursor stands. Raises ApiError for anything this module did not make."""
+    at, _, last = decode(cursor).partition("|")
+    try:
+        return datetime.fromisoformat(at).astimezone(UTC), last
+    except (ValueError, OverflowError) as exc:
+        raise not_a_cursor() from exc
+
+
+def encode(place: str) -> str:
+    """A cursor of a place in a list."""
+    return _PREFIX + base64.urlsafe_b64encode(place.encode()).decode()
+
+
+def decode(cursor: str) -> str:
+    """The place a cursor stands for. Raises ApiError."""
     try:
         if not cursor.startswith(_PREFIX) or len(cursor) > _LONGEST:
             raise ValueError
-        text = base64.urlsafe_b64decode(cursor.removeprefix(_PREFIX)).decode()
-        at, _, last = text.partition("|")
-        return datetime.fromisoformat(at).astimezone(UTC), last
-    except (ValueError, OverflowError, binascii.Error) as exc:
-        raise ApiError(
-            "invalid_request_error", "page: not a cursor of this list", hint="use next_page as it was given"
-        ) from exc
+        return base64.urlsafe_b64decode(cursor.removeprefix(_PREFIX)).decode()
+    except (ValueError, binascii.Error) as exc:
+        raise not_a_cursor() from exc
+
+
+def not_a_cursor() -> ApiError:
+    """The refusal of a cursor this list did not make."""
+    return ApiError("invalid_request_error", "page: not a cursor of this list", hint="use next_page as it was given")
 
 
 def _cursor(item: Listed) -> str:
-    return _PREFIX + base64.urlsafe_b64encode(f"{item.created_at.isoformat()}|{item.id}".encode()).decode()
+    return encode(f"{item.created_at.isoformat()}|{item.id}")

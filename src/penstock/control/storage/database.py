@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from penstock.control.errors import ApiError
@@ -86,9 +86,9 @@ async def lock_organization(connection: AsyncConnection, organization_id: str) -
 async def _as_api_error() -> AsyncGenerator[None]:
     try:
         yield
-    except DataError as exc:  # PostgreSQL stores no NUL in a text, SQLite does; both refuse integers over 64 bits
-        raise ApiError("invalid_request_error", "a value cannot be stored", detail=str(exc.orig)) from exc
     except (DBAPIError, PoolTimeoutError, OSError) as exc:
+        if _is_unfit(exc):
+            raise ApiError("invalid_request_error", "a value cannot be stored", detail=_cause(exc)) from exc
         if _is_passing(exc):
             raise ApiError("overloaded_error", "the database does not answer; try again", detail=_cause(exc)) from exc
         raise ApiError("api_error", "internal error", detail=_cause(exc)) from exc
@@ -98,7 +98,16 @@ def _is_passing(exc: Exception) -> bool:
     """Locked, full, gone, restarting: whatever a later attempt may not meet."""
     if not isinstance(exc, DBAPIError) or isinstance(exc, (OperationalError, InterfaceError)) or exc.connection_invalidated:
         return True
-    return str(getattr(exc.orig, "sqlstate", "") or "")[:2] in _PASSING
+    return _state(exc)[:2] in _PASSING
+
+
+def _is_unfit(exc: Exception) -> bool:
+    """A value no column holds. PostgreSQL stores no NUL in a text, SQLite does."""
+    return _state(exc).startswith("22")
+
+
+def _state(exc: Exception) -> str:
+    return str(getattr(getattr(exc, "orig", None), "sqlstate", "") or "")
 
 
 def _cause(exc: Exception) -> str:

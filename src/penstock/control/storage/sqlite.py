@@ -73,6 +73,14 @@ class Sqlite:
                         raise
                 time.sleep(0.02)  # in a thread of its own; SQLite's busy handler does not cover this pragma
 
+    def copy(self, to: Path) -> None:
+        """A copy as of one moment, readers and writers notwithstanding. Raises ConfigError, also when `to` exists."""
+        if to.exists():
+            raise ConfigError(f"{to} exists already", hint="choose another file: a backup is never overwritten")
+        with self._connect() as connection:
+            connection.execute("VACUUM INTO ?", (str(to),))
+        to.chmod(0o600)
+
     def engine(self) -> AsyncEngine:
         """As the protocol says."""
         engine = create_async_engine(

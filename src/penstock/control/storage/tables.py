@@ -45,7 +45,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 metadata: Final = MetaData()
 
 # One row; its lock is what orders all changes that edges have to hear of.
-feed = Table("feed", metadata, Column("id", Integer, primary_key=True), Column("version", Integer, nullable=False))
+feed = Table("feed", metadata, Column("id", Integer, primary_key=True), Column("version", BigInteger, nullable=False))
 
 organizations = Table(
     "organizations",

@@ -14,7 +14,7 @@ depends_on = None
 def upgrade() -> None:
     """Make every table, and the feed's one row."""
     feed = op.create_table(
-        "feed", sa.Column("id", sa.Integer(), primary_key=True), sa.Column("version", sa.Integer(), nullable=False)
+        "feed", sa.Column("id", sa.Integer(), primary_key=True), sa.Column("version", sa.BigInteger(), nullable=False)
     )
     op.bulk_insert(feed, [{"id": 1, "version": 1}])
     op.create_table(
