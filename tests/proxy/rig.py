@@ -237,6 +237,7 @@ async def rig(
     lookup: LookUp = system_lookup,
     upstream_host: str = "127.0.0.1",
     host_header: str = "preserve",
+    sse_keepalive: float = 0.0,
     port: int | None = None,
     upgrade: str = HOST,
 ) -> AsyncGenerator[Rig]:
@@ -248,7 +249,7 @@ async def rig(
     resolver = Resolver(guard or Guard(LOOPBACK), lookup=lookup)
     pool = Pool(resolver, settings, contexts.upstream(None))
     service = Service(
-        routes=RouteTable({"echo": RouteConfig(url=url, host_header=host_header)}, DOMAIN),
+        routes=RouteTable({"echo": RouteConfig(url=url, host_header=host_header, sse_keepalive=sse_keepalive)}, DOMAIN),
         pool=pool,
         limits=settings,
         metrics=ProxyMetrics(CollectorRegistry()),

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 from penstock.proxy.heads import Framing
 
 if TYPE_CHECKING:
-    from penstock.proxy.heads import RequestHead, ResponseHead
+    from collections.abc import Sequence
+
+    from penstock.proxy.heads import Header, ResponseHead
 
 KEEPALIVE: Final = b":\n\n"  # a comment, and an empty line that dispatches nothing
 _CONTENT_TYPE: Final = re.compile(rb"text/event-stream[\t ]*(?:;.*)?", re.IGNORECASE)
@@ -58,11 +60,11 @@ def is_event_stream(head: ResponseHead) -> bool:
     return is_events
 
 
-def is_standing(head: RequestHead) -> bool:
+def is_standing(method: bytes, headers: Sequence[Header]) -> bool:
     """Whether an event stream that answers this request has no end of its own: a server's own stream, or a subscription.
 
     MCP 2026-07-28 says the method in a header, so that nobody on the way has to read a body; before it such streams are GETs.
     """
-    return head.method == b"GET" or any(
-        name.lower() == b"mcp-method" and value == b"subscriptions/listen" for name, value in head.headers
+    return method == b"GET" or any(
+        name.lower() == b"mcp-method" and value == b"subscriptions/listen" for name, value in headers
     )

@@ -6,10 +6,12 @@ sides know, and one line of the log says how.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.proxy.bodies import LAST_CHUNK, encode_chunk
+from penstock.proxy.deadline import Deadline
+from penstock.proxy.events import KEEPALIVE, EventStream, is_event_stream, is_standing
 from penstock.proxy.headers import upstream_request
 from penstock.proxy.heads import Framing, RequestHead, ResponseHead
 
@@ -18,70 +20,35 @@ if TYPE_CHECKING:
 
     from penstock.proxy.routes import Route
     from penstock.proxy.service import Service
+    from penstock.proxy.sides import Caller
     from penstock.proxy.upstream import UpstreamConnection
-    from penstock.tls.names import CallerIdentity
 
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"})  # RFC 9110 9.2.2
 _PATH_LOGGED: Final = 256
 _MISDIRECTED: Final = 421
-
-
-class Caller(Protocol):
-    """The caller's side of an exchange: the pipeline. `identity` is what its certificate says, where it has one."""
-
-    identity: CallerIdentity | None
-
-    def inform(self, head: ResponseHead) -> None:
-        """Pass a 1xx on."""
-        ...
-
-    def respond(self, head: ResponseHead) -> None:
-        """Send the response's head."""
-        ...
-
-    def respond_data(self, data: bytes) -> None:
-        """Send some of the response's body."""
-        ...
-
-    def respond_end(self) -> None:
-        """The response is whole: the exchange is over."""
-        ...
-
-    def refuse(self, error: TunnelError) -> None:
-        """Answer with the tunnel's own error: the exchange is over."""
-        ...
-
-    def cut(self) -> None:
-        """The response cannot be finished, and the caller must see that: the exchange is over."""
-        ...
-
-    def flush(self) -> None:
-        """Write what was sent since the last flush, in one piece."""
-        ...
-
-    def update_reading(self) -> None:
-        """`Exchange.holds_request` has changed."""
-        ...
-
-    def request_passed(self) -> None:
-        """The whole request is on its way: the response's time runs."""
-        ...
+_SWITCHED: Final = 101
 
 
 class Exchange:
     """One request; `number` tells it from the others in the log."""
 
     __slots__ = (
+        "_asks_upgrade",
         "_began",
         "_caller",
         "_cancel_wait",
         "_connection",
+        "_events",
         "_framing",
+        "_headers",
         "_host",
         "_is_answered",
+        "_is_caller_choked",
         "_is_choked",
+        "_is_ending",
         "_is_retried",
         "_is_sent",
+        "_is_standing",
         "_method",
         "_outgoing",
         "_path",
@@ -91,7 +58,10 @@ class Exchange:
         "_route",
         "_sent",
         "_service",
+        "_silence",
+        "_stall",
         "_status",
+        "_total",
         "is_over",
         "number",
     )
@@ -106,6 +76,8 @@ class Exchange:
         self._refusal = to if isinstance(to, TunnelError) else None
         self._method = head.method
         self._host = head.host
+        self._headers = head.headers
+        self._asks_upgrade = head.is_upgrade
         self._path = head.target.partition(b"?")[0][:_PATH_LOGGED]  # queries hold session ids and codes
         self._framing = head.framing
         self._request = upstream_request(head, route.host_header) if route is not None else b""
@@ -114,8 +86,15 @@ class Exchange:
         self._cancel_wait: Callable[[], object] | None = None
         self._is_sent = False
         self._is_answered = False
-        self._is_choked = False
+        self._is_choked = False  # the upstream reads slower than the caller writes
+        self._is_caller_choked = False
         self._is_retried = False
+        self._events: EventStream | None = None  # where the response is one
+        self._is_standing = False  # it has no end of its own
+        self._is_ending = False  # it ends with the event under way
+        self._silence: Deadline | None = None
+        self._stall: Deadline | None = None
+        self._total: Deadline | None = None
         self._began = service.loop.time()
         self._status = 0
         self._received = 0
@@ -134,6 +113,10 @@ class Exchange:
             method=self._method.decode(),
             path=self._path.decode(),
         )
+        total = self._service.limits.total_timeout
+        if total:
+            self._total = Deadline(self._service.loop, self._out_of_time)
+            self._total.set(total)
         if self._refusal is not None:
             self._fail(self._refusal)
         elif self._route is not None:
@@ -158,28 +141,41 @@ class Exchange:
         if self._connection is not None and self._caller is not None and not self._is_answered:
             self._caller.request_passed()
 
-    def caller_lost(self) -> None:
-        """The caller is gone: so is its request, at once."""
-        if not self.is_over:
-            self._let_go()
-            self._over("caller_gone")
+    def caller_lost(self, *, is_clean: bool) -> None:
+        """The caller is gone: so is its request, at once. What a WebSocket's caller said before it ended in order arrives."""
+        if self.is_over:
+            return
+        connection = self._connection
+        if is_clean and connection is not None and self._status == _SWITCHED:
+            self._connection = None
+            connection.close()
+        self._let_go()
+        self._over("caller_gone")
+
+    def drain(self) -> None:
+        """The proxy stops: what has no end of its own ends at the next event's end, anything else goes on."""
+        if self._is_standing and not self.is_over:
+            self._is_ending = True
+            if self._events is None or self._events.is_at_boundary:
+                self._end_standing()
 
     def pause_response(self) -> None:
         """The caller reads slower than the upstream writes."""
+        self._is_caller_choked = True
+        self._watch_stall()
         if self._connection is not None:
             self._connection.pause_reading()
 
     def resume_response(self) -> None:
         """It has caught up."""
+        self._is_caller_choked = False
+        self._watch_stall()
         if self._connection is not None:
             self._connection.resume_reading()
 
     def timed_out(self) -> None:
         """The upstream has not begun to answer in time."""
-        error = TunnelError(
-            TunnelErrorCode.UPSTREAM_TIMEOUT, "The upstream of this route did not answer in time", detail="first byte timeout"
-        )
-        self.refuse(error)
+        self.refuse(_late("The upstream of this route did not answer in time", "nothing within limits.first_byte_timeout"))
 
     @property
     def holds_request(self) -> bool:
@@ -189,7 +185,7 @@ class Exchange:
     # --- from the pool ----------------------------------------------------------------------------------------------
 
     def connected(self, connection: UpstreamConnection) -> None:
-        """As `pool.Waiting`."""
+        """As `sides.Waiting`."""
         self._cancel_wait = None
         if self.is_over:
             connection.abort()
@@ -199,14 +195,14 @@ class Exchange:
         request = b"".join([self._request, *outgoing]) if outgoing else self._request
         if not self._may_be_repeated():
             self._request = b""
-        connection.start(self, request, is_head_request=self._method == b"HEAD")
+        connection.start(self, request, is_head_request=self._method == b"HEAD", asks_upgrade=self._asks_upgrade)
         if self._caller is not None and not self.is_over:
             self._caller.update_reading()
             if self._is_sent:
                 self._caller.request_passed()
 
     def not_connected(self, error: TunnelError) -> None:
-        """As `pool.Waiting`."""
+        """As `sides.Waiting`."""
         self._cancel_wait = None
         if not self.is_over:
             self._fail(error)
@@ -214,15 +210,21 @@ class Exchange:
     # --- from the upstream ------------------------------------------------------------------------------------------
 
     def informed(self, head: ResponseHead) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         if self._caller is not None:
             self._caller.inform(head)
 
     def response_started(self, head: ResponseHead) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         self._is_answered = True
         self._status = head.status
         self._request = b""
+        if head.status == _SWITCHED:
+            self._is_sent = False  # the caller's bytes are the request's body now
+            self._is_standing = True
+        elif is_event_stream(head):
+            self._begin_events()
+        self._headers = ()
         if head.status == _MISDIRECTED and self._route is not None and self._route.host_header is None:
             self._service.log.warning(
                 "upstream answered 421",
@@ -232,15 +234,21 @@ class Exchange:
             )
         if self._caller is not None:
             self._caller.respond(head)
+        if self._service.is_draining:
+            self.drain()
 
     def response_data(self, data: bytes) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
+        if self._events is not None:
+            data = self._pass_events(self._events, data)
         self._sent += len(data)
         if self._caller is not None:
             self._caller.respond_data(data)
+            if self._is_ending and self._events is not None and self._events.is_at_boundary:
+                self._end_standing()
 
     def response_ended(self) -> bool:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         is_sent = self._is_sent
         self._connection = None
         caller = self._caller
@@ -250,12 +258,12 @@ class Exchange:
         return is_sent
 
     def flush(self) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         if self._caller is not None:
             self._caller.flush()
 
     def upstream_failed(self, reason: str, *, is_stale: bool) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         self._connection = None
         self._is_choked = False
         if self.is_over:
@@ -270,16 +278,78 @@ class Exchange:
         )
 
     def pause_request(self) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         self._is_choked = True
+        self._watch_stall()
         if self._caller is not None:
             self._caller.update_reading()
 
     def resume_request(self) -> None:
-        """As `upstream.Answered`."""
+        """As `sides.Answered`."""
         self._is_choked = False
+        self._watch_stall()
         if self._caller is not None:
             self._caller.update_reading()
+
+    # --- event streams and what else has no end ---------------------------------------------------------------------
+
+    def _begin_events(self) -> None:
+        self._events = EventStream()
+        self._is_standing = is_standing(self._method, self._headers)
+        silence = self._route.sse_keepalive if self._route is not None else 0.0
+        if silence:
+            self._silence = Deadline(self._service.loop, self._silent)
+            self._silence.set(silence)
+
+    def _pass_events(self, events: EventStream, data: bytes) -> bytes:
+        """What of `data` is the caller's: all of it, but where the stream ends with the event under way."""
+        if self._is_ending:
+            data = data[: events.rest_of_event(data)]
+        events.feed(data)
+        if self._silence is not None and self._route is not None:
+            self._silence.set(self._route.sse_keepalive)
+        return data
+
+    def _silent(self) -> None:
+        if self.is_over or self._caller is None or self._events is None or self._silence is None or self._route is None:
+            return
+        if self._events.is_at_boundary and not self._is_caller_choked:
+            self._caller.respond_data(KEEPALIVE)
+            self._caller.flush()
+        self._silence.set(self._route.sse_keepalive)
+
+    def _end_standing(self) -> None:
+        caller, connection = self._caller, self._connection
+        self._connection = None
+        if connection is not None:
+            connection.close() if self._events is None else connection.abort()
+        self._over("drained")
+        if caller is not None:
+            caller.respond_end()
+
+    # --- what takes too long ----------------------------------------------------------------------------------------
+
+    def _watch_stall(self) -> None:
+        if not (self._is_choked or self._is_caller_choked):
+            if self._stall is not None:
+                self._stall.clear()
+            return
+        if self._stall is None:
+            self._stall = Deadline(self._service.loop, self._stalled)
+        self._stall.set(self._service.limits.stall_timeout)
+
+    def _stalled(self) -> None:
+        if self._is_choked:
+            self.refuse(_late("The upstream of this route does not take the request", "nothing taken in limits.stall_timeout"))
+        elif not self.is_over:
+            self._let_go()
+            caller = self._caller
+            self._over("caller_stalled")
+            if caller is not None:
+                caller.cut()
+
+    def _out_of_time(self) -> None:
+        self.refuse(_late("The upstream of this route did not finish in time", "the request took limits.total_timeout"))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -318,23 +388,25 @@ class Exchange:
     def _over(self, outcome: str) -> None:
         identity = self._caller.identity if self._caller is not None else None
         self.is_over = True
+        for deadline in (self._silence, self._stall, self._total):
+            if deadline is not None:
+                deadline.close()
         self._caller = None
         self._outgoing = None
         self._is_choked = False
-        service = self._service
-        seconds = service.loop.time() - self._began
-        name = self._route.name if self._route else None
-        service.metrics.row(name).request_ended(self._status, seconds, received=self._received, sent=self._sent)
-        service.log.info(
-            "request ended",
-            request=self.number,
-            route=name,
-            method=self._method.decode(),
-            path=self._path.decode(),
+        self._service.ended(
+            self.number,
+            route=self._route.name if self._route else None,
+            method=self._method,
+            path=self._path,
             caller=identity.caller_id if identity is not None else None,
             status=self._status,
             outcome=outcome,
-            seconds=round(seconds, 4),
+            began=self._began,
             received=self._received,
             sent=self._sent,
         )
+
+
+def _late(public: str, detail: str) -> TunnelError:
+    return TunnelError(TunnelErrorCode.UPSTREAM_TIMEOUT, public, detail=detail)

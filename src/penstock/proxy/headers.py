@@ -26,6 +26,7 @@ _CLAIMS: Final = frozenset({b"forwarded", b"x-real-ip"})
 _REQUEST_DROPS: Final = _HOP_BY_HOP | _CLAIMS | {b"host"}
 # Penstock-Error says that the tunnel answered and not the upstream: an upstream cannot say it.
 _RESPONSE_DROPS: Final = _HOP_BY_HOP | {b"penstock-error"}
+_SWITCH: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _FRAMES: Final = frozenset({b"close", b"keep-alive", b"host", b""})
 
 
@@ -46,6 +47,8 @@ def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
         lines.append(b"Content-Length: %d\r\n" % head.length)
     elif head.framing is Framing.CHUNKED:
         lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif head.is_upgrade:
+        lines.append(_SWITCH)
     lines.append(b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: %b\r\n\r\n" % head.host)
     return b"".join(lines)
 
@@ -62,6 +65,8 @@ def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> by
     elif framing is Framing.NONE and head.status >= 200 and head.status != 204:
         # An answer to HEAD, and 304: the length of what was not sent (RFC 9110 8.6).
         lines += [b"Content-Length: %b\r\n" % value for name, value in head.headers if name.lower() == b"content-length"]
+    if head.status == 101:
+        lines.append(_SWITCH)
     lines.append(b"Connection: close\r\n\r\n" if closes else b"\r\n")
     return b"".join(lines)
 

@@ -43,7 +43,10 @@ class Framing(Enum):
 
 
 class RequestHead(NamedTuple):
-    """One request's head, as strict as `parse_request` is. `options` are those of Connection, in lower case."""
+    """One request's head, as strict as `parse_request` is.
+
+    options are those of Connection, in lower case; is_upgrade: it asks for a WebSocket.
+    """
 
     method: bytes
     target: bytes
@@ -54,6 +57,7 @@ class RequestHead(NamedTuple):
     length: int
     keeps_alive: bool
     options: frozenset[bytes]
+    is_upgrade: bool
 
 
 class ResponseHead(NamedTuple):
@@ -83,7 +87,7 @@ def parse_request(head: bytes, *, headers_most: int) -> RequestHead:
     try:
         httptools.HttpRequestParser(fields).feed_data(head)
     except httptools.HttpParserUpgrade:
-        pass  # an Upgrade is an offer that may be ignored (RFC 9110 7.8); it is dropped with the hop-by-hop headers
+        pass  # no matter to this parser: it is fed nothing behind the head
     except httptools.HttpParserError as exc:
         raise _bad("The request's head is malformed", detail=str(exc)) from exc
     if not fields.is_complete:
@@ -148,7 +152,15 @@ def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
         raise HeadError("HTTP/1.0 has no Transfer-Encoding")
     options = _options(special)
     keeps = not is_http_1_0 and b"close" not in options  # HTTP/1.0's keep-alive was never standardised
-    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options)
+    # An Upgrade is an offer that may be ignored (RFC 9110 7.8): any but WebSocket's is, and with a body that one too.
+    is_plain = line[1] == b"GET" and not is_http_1_0 and framing is Framing.NONE
+    is_upgrade = b"upgrade" in options and is_plain and names_websocket(headers)
+    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options, is_upgrade)
+
+
+def names_websocket(headers: Sequence[Header]) -> bool:
+    """Whether Upgrade names WebSocket and nothing else."""
+    return [value.lower() for name, value in headers if name.lower() == b"upgrade"] == [b"websocket"]
 
 
 def _special(headers: Sequence[Header]) -> list[Header]:

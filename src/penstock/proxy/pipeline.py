@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.transports import cut
-from penstock.proxy.bodies import LAST_CHUNK, Body, BodyError, encode_chunk, make_body
+from penstock.proxy.bodies import LAST_CHUNK, Body, BodyError, CloseBody, encode_chunk, make_body
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.exchange import Exchange
 from penstock.proxy.headers import caller_response, refusal
@@ -45,6 +45,7 @@ class Pipeline(asyncio.Protocol):
         "_is_head_request",
         "_is_paused",
         "_is_queued",
+        "_is_upgraded",
         "_keeps_alive",
         "_known",
         "_leave_with",
@@ -93,11 +94,14 @@ class Pipeline(asyncio.Protocol):
         self._is_paused = False
         self._is_queued = False  # the next request waits for its turn of the loop, or for the caller to read
         self._is_head_request = False
+        self._is_upgraded = False  # bytes pass as they are, both ways, until either side ends
         self._is_ending = False  # nothing that still arrives counts
 
     def drain(self) -> None:
-        """Start no further request: an idle stream goes away at once, a busy one after its answer."""
-        if self._exchange is None and not self._is_ending:
+        """Start no further request: an idle stream goes away at once, a busy one after its answer, or at its next event."""
+        if self._exchange is not None:
+            self._exchange.drain()
+        elif not self._is_ending:
             self._leave()
 
     def abort(self) -> None:
@@ -133,11 +137,11 @@ class Pipeline(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The caller ended cleanly; the transport closes itself after this."""
-        self._caller_lost()
+        self._caller_lost(is_clean=True)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it ended is the transport's to log
         """The stream is gone."""
-        self._caller_lost()
+        self._caller_lost(is_clean=False)
         self._deadline.close()
         self._transport = None
         self._leave_with = None
@@ -226,19 +230,7 @@ class Pipeline(asyncio.Protocol):
     def _find(self, raw: bytes) -> Route | TunnelError:
         if self._known is not None and self._known[0] == raw:
             return self._known[1]
-        host = normalize(raw.decode("ascii"))
-        routes = self._service.routes
-        to: Route | TunnelError | None
-        if host is None:
-            to = TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's Host is not a host name")
-        elif not routes.is_addressed(host, upgrade=self._upgrade, server_name=self._server_name):
-            to = TunnelError(
-                TunnelErrorCode.MISDIRECTED,
-                "The request's Host is not the one this stream was opened for",
-                detail=f"upgrade {self._upgrade!r}, SNI {self._server_name!r}, Host {host!r}",
-            )
-        else:
-            to = routes.find(host) or TunnelError(TunnelErrorCode.NO_ROUTE, "No route configured for host")
+        to = self._service.routes.choose(raw, upgrade=self._upgrade, server_name=self._server_name)
         self._known = (raw, to)
         return to
 
@@ -253,7 +245,7 @@ class Pipeline(asyncio.Protocol):
             return
         self._received += len(payload)
         limit = self._service.limits.body_bytes
-        if limit and self._received > limit:
+        if limit and self._received > limit and not self._is_upgraded:
             exchange.refuse(self._too_large())
             return
         if payload:
@@ -267,7 +259,7 @@ class Pipeline(asyncio.Protocol):
 
     def _expect_more(self) -> None:
         """A body that stops coming while the upstream waits for it is as dead as a head that does."""
-        if self._body is not None and not self._body.is_over and not self._is_paused:
+        if self._body is not None and not (self._body.is_over or self._is_paused or self._is_upgraded):
             self._deadline.set(self._service.limits.body_timeout)
 
     def _too_large(self) -> TunnelError:
@@ -284,16 +276,16 @@ class Pipeline(asyncio.Protocol):
         else:
             exchange.timed_out()
 
-    def _caller_lost(self) -> None:
+    def _caller_lost(self, *, is_clean: bool) -> None:
         self._is_ending = True
         self._buffer = b""
         self._out.clear()
         exchange, self._exchange = self._exchange, None
         self._body = None
         if exchange is not None:
-            exchange.caller_lost()
+            exchange.caller_lost(is_clean=is_clean)
 
-    # --- exchange.Caller --------------------------------------------------------------------------------------------
+    # --- sides.Caller --------------------------------------------------------------------------------------------
 
     def update_reading(self) -> None:
         """Read on unless the upstream, the pool or a request that waits its turn says no."""
@@ -312,16 +304,19 @@ class Pipeline(asyncio.Protocol):
             self._expect_more()
 
     def request_passed(self) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         self._deadline.set(self._service.limits.first_byte_timeout)
 
     def inform(self, head: ResponseHead) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         if self._respond_framing is Framing.CHUNKED:  # HTTP/1.0 knows no 1xx
             self._out.append(caller_response(head, Framing.NONE, closes=False))
 
     def respond(self, head: ResponseHead) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
+        if head.status == 101:
+            self._switch(head)
+            return
         if self._body is None or self._body.is_over:
             self._deadline.clear()
         else:
@@ -334,30 +329,42 @@ class Pipeline(asyncio.Protocol):
             self._keeps_alive = False
         self._out.append(caller_response(head, self._respond_framing, closes=not self._keeps_alive))
 
+    def _switch(self, head: ResponseHead) -> None:
+        self._deadline.clear()
+        self._is_upgraded = True
+        self._keeps_alive = False
+        self._respond_framing = Framing.CLOSE
+        self._out.append(caller_response(head, Framing.CLOSE, closes=False))
+        self._body = CloseBody()
+        rest, self._buffer = self._buffer, b""  # a caller should wait for the 101, but may not have
+        if rest:
+            self._receive_body(rest)
+        self.update_reading()
+
     def respond_data(self, data: bytes) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         self._out.append(encode_chunk(data) if self._respond_framing is Framing.CHUNKED else data)
 
     def respond_end(self) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         if self._respond_framing is Framing.CHUNKED:
             self._out.append(LAST_CHUNK)
         self.flush()
         self._next(closes=not self._keeps_alive)
 
     def refuse(self, error: TunnelError) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         self._answer(error, closes=not self._keeps_alive or self._body is None or not self._body.is_over)
 
     def cut(self) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         self._exchange = None
         self._body = None
         self.flush()  # what did come is the caller's; that more was to come it learns from the Close's code
         self._leave(_FAILED, "the response was cut short")
 
     def flush(self) -> None:
-        """As `exchange.Caller`."""
+        """As `sides.Caller`."""
         out = self._out
         if not out or self._transport is None:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, TunnelError, TunnelErrorCode
 from penstock.protocol.hosts import normalize_host
 from penstock.proxy.route_settings import RouteConfig, parse_upstream
 
@@ -63,6 +63,19 @@ class RouteTable:
             return True
         route = self.find(one)
         return route is not None and route is self.find(other)
+
+    def choose(self, raw: bytes, *, upgrade: str, server_name: str | None) -> Route | TunnelError:
+        """Where a request with this Host goes on a stream opened for `upgrade` with SNI `server_name`, or why nowhere."""
+        host = normalize(raw.decode("ascii"))
+        if host is None:
+            return TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's Host is not a host name")
+        if not self.is_addressed(host, upgrade=upgrade, server_name=server_name):
+            return TunnelError(
+                TunnelErrorCode.MISDIRECTED,
+                "The request's Host is not the one this stream was opened for",
+                detail=f"upgrade {upgrade!r}, SNI {server_name!r}, Host {host!r}",
+            )
+        return self.find(host) or TunnelError(TunnelErrorCode.NO_ROUTE, "No route configured for host")
 
     def is_addressed(self, host: str, *, upgrade: str, server_name: str | None) -> bool:
         """Whether a request for `host` may come on a stream that was opened for `upgrade` with SNI `server_name`.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import stat
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 from penstock.net.listen import Listener, listen_tcp
+from penstock.net.loop import raise_descriptor_limit
 from penstock.proxy.callers import Callers
 from penstock.proxy.guard import Guard, Resolver, system_lookup
 from penstock.proxy.listener import Streams
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
 
     from penstock.proxy.config import ProxyConfig
     from penstock.proxy.guard import LookUp
+    from penstock.proxy.limits import ProxyLimits
     from penstock.tls.contexts import TLSContext
+
+
+_OWN_FILES: Final = 64  # listeners, log, certificates, the loop's own, look-ups
+
+
+def time_for_calls(shutdown_timeout: float) -> float:
+    """How long calls in flight may go on: a second less, for whoever stops us kills at exactly that time."""
+    return max(shutdown_timeout - 1.0, shutdown_timeout / 2)
 
 
 class Identity:
@@ -92,11 +102,12 @@ class Proxy:
         identity = self._identity = Identity.load(config)
         self._metrics.certificate_loaded(identity.expires_at.timestamp())
         routes = RouteTable(config.routes, config.tunnel_domain)
+        limits = self._limits_that_hold(config.limits)
         self._pool = self._make_pool()
         service = Service(
             routes=routes,
             pool=self._pool,
-            limits=config.limits,
+            limits=limits,
             metrics=self._metrics,
             log=self._log,
             loop=asyncio.get_running_loop(),
@@ -111,11 +122,11 @@ class Proxy:
         self._log.info("proxy started", address=str(self.address), certificate_expires=identity.expires_at.isoformat())
 
     async def stop(self) -> None:
-        """Accept nothing more, let calls finish for `shutdown_timeout`, cut the rest."""
+        """Accept nothing more, end standing streams, let calls finish for `shutdown_timeout` less a second, cut the rest."""
         if self._listener is not None:
             self._listener.close()
         if self._streams is not None:
-            left = await self._streams.drain(self._config.shutdown_timeout)
+            left = await self._streams.drain(time_for_calls(self._config.shutdown_timeout))
             if left:
                 self._log.warning("streams cut", count=left, hint="calls went on past shutdown_timeout")
         if self._pool is not None:
@@ -132,6 +143,20 @@ class Proxy:
         if self._identity.expires_at <= datetime.now(UTC):
             return "the certificate has expired"
         return None
+
+    def _limits_that_hold(self, limits: ProxyLimits) -> ProxyLimits:
+        """Where the system does not give two files a stream, fewer streams: refused ones are told, EMFILE tells nobody."""
+        files = raise_descriptor_limit()
+        most = max((files - _OWN_FILES) // 2, 1)
+        if most >= limits.streams:
+            return limits
+        self._log.warning(
+            "streams limited by open files",
+            streams=most,
+            files=files,
+            hint="raise it with ulimit -n or LimitNOFILE",
+        )
+        return limits.model_copy(update={"streams": most})
 
     def _make_pool(self) -> Pool:
         upstream = self._config.upstream

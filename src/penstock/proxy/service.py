@@ -51,3 +51,34 @@ class Service:
             self.log.warning("upstream failed", request=number, route=route, error=error.detail, hint=error.hint)
         else:
             self.log.warning("request refused", request=number, code=error.code.value, error=error.detail or error.public)
+
+    def ended(
+        self,
+        number: str,
+        *,
+        route: str | None,
+        method: bytes,
+        path: bytes,
+        caller: str | None,
+        status: int,
+        outcome: str,
+        began: float,
+        received: int,
+        sent: int,
+    ) -> None:
+        """Count a request that is over and tell the log: ids and sizes, no payload and no query."""
+        seconds = self.loop.time() - began
+        self.metrics.row(route).request_ended(status, seconds, received=received, sent=sent)
+        self.log.info(
+            "request ended",
+            request=number,
+            route=route,
+            method=method.decode(),
+            path=path.decode(),
+            caller=caller,
+            status=status,
+            outcome=outcome,
+            seconds=round(seconds, 4),
+            received=received,
+            sent=sent,
+        )

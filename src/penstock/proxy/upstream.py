@@ -7,18 +7,20 @@ nobody asked for ends the connection before it could be taken for the next answe
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from penstock.net.closing import close_gently
 from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 from penstock.proxy.bodies import Body, BodyError, make_body
-from penstock.proxy.heads import HeadError, ResponseHead, parse_response
+from penstock.proxy.heads import Framing, HeadError, names_websocket, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.proxy.guard import IPAddress
     from penstock.proxy.routes import Route
+    from penstock.proxy.sides import Answered
 
 _INFORMATIONAL_MOST: Final = 16  # 100, 103, a few 102: more is a stream of heads that never begins
 
@@ -31,42 +33,6 @@ class PoolKey(NamedTuple):
     tls_name: str | None
 
 
-class Answered(Protocol):
-    """Who sent the request on a connection."""
-
-    def informed(self, head: ResponseHead) -> None:
-        """A 1xx came."""
-        ...
-
-    def response_started(self, head: ResponseHead) -> None:
-        """The head came."""
-        ...
-
-    def response_data(self, data: bytes) -> None:
-        """Some of the body came."""
-        ...
-
-    def response_ended(self) -> bool:
-        """All of it came; whether the request was sent in full too."""
-        ...
-
-    def flush(self) -> None:
-        """All that was read at once has been told."""
-        ...
-
-    def upstream_failed(self, reason: str, *, is_stale: bool) -> None:
-        """The connection is gone. is_stale: it was a kept one and answered nothing at all."""
-        ...
-
-    def pause_request(self) -> None:
-        """The upstream reads slower than the caller writes."""
-        ...
-
-    def resume_request(self) -> None:
-        """It has caught up."""
-        ...
-
-
 class UpstreamConnection(asyncio.Protocol):
     """One connection; made on an open, paused transport.
 
@@ -74,6 +40,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_asks_upgrade",
         "_body",
         "_buffer",
         "_exchange",
@@ -112,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer: bytes = b""
         self._body: Body | None = None
         self._informational = 0
+        self._asks_upgrade = False
         self._is_answered = False
         self._is_head_request = False
         self._is_paused = False
@@ -125,9 +93,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a request may be sent on it."""
         return not self._transport.is_closing()
 
-    def start(self, exchange: Answered, request: bytes, *, is_head_request: bool) -> None:
+    def start(self, exchange: Answered, request: bytes, *, is_head_request: bool, asks_upgrade: bool = False) -> None:
         """Send a request's head, and what there is of its body, for `exchange`."""
         self._exchange = exchange
+        self._asks_upgrade = asks_upgrade
         self._is_head_request = is_head_request
         self._is_answered = False
         self._informational = 0
@@ -160,6 +129,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange = None
         self._free(is_reusable=False)
         cut(self._transport)
+
+    def close(self) -> None:
+        """Deliver what was written, then end: the caller of a WebSocket ended in order."""
+        self._exchange = None
+        self._free(is_reusable=False)
+        close_gently(self._transport)
 
     # --- asyncio.Protocol -------------------------------------------------------------------------------------------
 
@@ -244,9 +219,14 @@ class UpstreamConnection(asyncio.Protocol):
             data = data[end:]
             if head.status >= 200:
                 break
+            if head.status == 101:
+                if not (self._asks_upgrade and names_websocket(head.headers)):
+                    raise HeadError("an upgrade nobody asked for")
+                head = head._replace(framing=Framing.CLOSE, keeps_alive=False)  # bytes, until either side ends
+                break
             self._informational += 1
-            if head.status == 101 or self._informational > _INFORMATIONAL_MOST:
-                raise HeadError("an upgrade nobody asked for" if head.status == 101 else "too many 1xx responses")
+            if self._informational > _INFORMATIONAL_MOST:
+                raise HeadError("too many 1xx responses")
             exchange.informed(head)
         # An answer to HEAD is where framings are misread most; such a connection is not used again.
         self._keeps_alive = head.keeps_alive and not self._is_head_request
