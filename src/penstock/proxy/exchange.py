@@ -185,7 +185,7 @@ class Exchange:
     # --- from the pool ----------------------------------------------------------------------------------------------
 
     def connected(self, connection: UpstreamConnection) -> None:
-        """As `sides.Waiting`."""
+        """As `pool.Waiting`."""
         self._cancel_wait = None
         if self.is_over:
             connection.abort()
@@ -202,7 +202,7 @@ class Exchange:
                 self._caller.request_passed()
 
     def not_connected(self, error: TunnelError) -> None:
-        """As `sides.Waiting`."""
+        """As `pool.Waiting`."""
         self._cancel_wait = None
         if not self.is_over:
             self._fail(error)

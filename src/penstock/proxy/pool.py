@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.errors import TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.dial import dial_tcp, dial_tls
@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from penstock.proxy.guard import IPAddress, Resolver
     from penstock.proxy.limits import ProxyLimits
     from penstock.proxy.routes import Route
-    from penstock.proxy.sides import Waiting
     from penstock.tls.contexts import TLSContext
+
+
+class Waiting(Protocol):
+    """Who asked for a connection; exactly one of the two is called, unless the request for it is cancelled."""
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """Here it is."""
+        ...
+
+    def not_connected(self, error: TunnelError) -> None:
+        """There is none."""
+        ...
 
 
 class Pool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from penstock.errors import TunnelError
     from penstock.proxy.heads import ResponseHead
-    from penstock.proxy.upstream import UpstreamConnection
     from penstock.tls.names import CallerIdentity
 
 
@@ -89,16 +88,4 @@ class Answered(Protocol):
 
     def resume_request(self) -> None:
         """It has caught up."""
-        ...
-
-
-class Waiting(Protocol):
-    """Who asked for a connection; exactly one of the two is called, unless the request for it is cancelled."""
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        """Here it is."""
-        ...
-
-    def not_connected(self, error: TunnelError) -> None:
-        """There is none."""
         ...
