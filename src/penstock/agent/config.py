@@ -44,8 +44,8 @@ class AgentLimits(Section):
     streams_a_link: int = Field(default=4096, ge=1)
     """Streams open at once on one link; the edge is told, and refused beyond it."""
 
-    dial_seconds: Duration = 15.0
-    """TCP and TLS to an edge, together; what cloudflared takes."""
+    dial_seconds: Duration = 10.0
+    """TCP and TLS to an edge, together: a SYN lost twice is sent again after three seconds, and a name server may be slow."""
 
     registration_seconds: Duration = 10.0
     """From TLS to the edge's answer to the registration, its control stream included."""
@@ -71,6 +71,15 @@ class AgentLimits(Section):
     refused_wait: Duration = 60.0
     """Ceiling of the wait after the edge refused the token: nothing heals it but a new one."""
 
+    avoid_seconds: Duration = 30.0
+    """How long an edge that failed, or said that it goes, is dialled only when there is no other."""
+
+    respread_interval: Duration = 60.0
+    """How often it is looked whether links should move to an edge with fewer of ours, one at a time; sooner for a new edge."""
+
+    token_poll: Duration = 5.0
+    """How often the token's file is read again; once more whenever the edge refuses the token."""
+
 
 class AgentConfig(RoleConfig):
     """An agent."""
@@ -89,6 +98,12 @@ class AgentConfig(RoleConfig):
 
     cacert: Path | None = None
     """CA bundle that an edge's certificate is checked against, instead of the token's."""
+
+    https_proxy: Annotated[Secret, BeforeValidator(_secret)] | None = None
+    """HTTP proxy to dial edges through, as `http://user:password@proxy:3128`; the command takes `HTTPS_PROXY` for it."""
+
+    no_proxy: str = ""
+    """Edges that are dialled without it: names, addresses and networks with commas; the command takes `NO_PROXY` for it."""
 
     metrics: HostPort | None = HostPort("127.0.0.1", 20241)
     """`/ready`, `/healthz`, `/readyz` and `/metrics`; `null` turns them off."""

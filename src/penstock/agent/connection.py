@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from penstock.agent.diagnosis import explain
 from penstock.errors import IdentityError, PenstockError, UnavailableError
-from penstock.net.dial import dial_tls
+from penstock.net.dial import handshake
 from penstock.net.link import Link, LinkLimits, LinkStream
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
+from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.http2 import Role, Settings, WindowBudget
+from penstock.protocol.notice import Notice, parse_notice
 from penstock.protocol.registration import (
     Aborted,
     Refused,
@@ -23,10 +27,11 @@ from penstock.protocol.registration import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from penstock.agent.config import AgentLimits
     from penstock.config.types import HostPort
+    from penstock.net.tls import TLSTransport
     from penstock.tls.contexts import TLSContext
 
 _READ: Final = 16 * 1024  # answers are a few hundred bytes each
@@ -36,13 +41,15 @@ _CONNECTION_WINDOW: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
-    """What all links of one agent have in common."""
+    """What all links of one agent that are dialled from now on have in common."""
 
     registration: Registration
     context: TLSContext
     limits: AgentLimits
     budget: WindowBudget
     serve: Callable[[LinkStream], None]
+    reach: Callable[[HostPort, float], Awaitable[asyncio.Transport]]
+    """An open connection to an edge within so many seconds, directly or through the company's proxy."""
 
 
 class RegistrationRefusedError(IdentityError):
@@ -77,6 +84,8 @@ class EdgeConnection:
         self._pipe: ByteStream | None = None
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the link is gone."""
+        self.on_notice: Callable[[Notice], None] = _ignore
+        """Called with what the edge tells."""
 
     @property
     def load(self) -> int:
@@ -91,21 +100,7 @@ class EdgeConnection:
     async def register(self) -> Registered:
         """Dial and register. UnavailableError or IdentityError when that fails; RegistrationRefusedError by the edge's word."""
         limits = self._plan.limits
-        try:
-            transport = await dial_tls(
-                self._edge.host,
-                self._edge.port,
-                context=self._plan.context,
-                server_hostname=metadata.EDGE_SERVER_NAME,
-                timeout=limits.dial_seconds,
-            )
-        except ssl.SSLCertVerificationError as exc:
-            raise IdentityError(
-                f"The edge's certificate is not one the token trusts: {exc.verify_message}",
-                hint="the edge may belong to another control plane, or its CA was replaced: reveal the token again",
-            ) from exc
-        except ssl.SSLError as exc:
-            raise UnavailableError("TLS with the edge failed.", detail=str(exc)) from exc
+        transport = await self._dial(limits.dial_seconds)
         transport.set_protocol(self._link)
         self._link.connection_made(transport)
         transport.resume_reading()
@@ -153,14 +148,18 @@ class EdgeConnection:
         """The edge opens the control stream; nothing to do before."""
 
     def stream_requested(self, stream: LinkStream) -> None:
-        """The first control stream is for the registration, everything else for the proxy."""
-        if dict(stream.headers).get(metadata.UPGRADE) != metadata.CONTROL_STREAM:
-            self._plan.serve(stream)
-        elif self._control.done():
-            stream.abort()
-        else:
-            stream.respond([(b":status", b"200")])
-            self._control.set_result(stream)
+        """The first control stream is for the registration, a notice for the supervisor, everything else for the proxy."""
+        headers = dict(stream.headers)
+        match headers.get(metadata.UPGRADE):
+            case metadata.CONTROL_STREAM if not self._control.done():
+                stream.respond([(b":status", b"200")])
+                self._control.set_result(stream)
+            case metadata.CONTROL_STREAM:
+                stream.abort()
+            case metadata.NOTICE:
+                self._noticed(stream, headers.get(metadata.NOTICE_BODY, b""))
+            case _:
+                self._plan.serve(stream)
 
     def link_lost(self, exc: Exception | None) -> None:
         """Gone."""
@@ -169,6 +168,36 @@ class EdgeConnection:
         if not self._control.done():
             self._control.set_exception(ConnectionResetError(str(exc or "the edge closed the link")))
             self._control.exception()  # nobody may be waiting any more
+
+    def _noticed(self, stream: LinkStream, value: bytes) -> None:
+        try:
+            notice = parse_notice(value)
+        except RemoteProtocolError as exc:
+            stream.respond([(b":status", b"400")], exc.public.encode())
+            return
+        stream.respond([(b":status", b"200")], b"")
+        self.on_notice(notice)
+
+    # --- dialling ---------------------------------------------------------------------------------------------------
+
+    async def _dial(self, seconds: float) -> TLSTransport:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        lower = await self._plan.reach(self._edge, seconds)
+        try:
+            return await handshake(
+                lower,
+                context=self._plan.context,
+                server_hostname=metadata.EDGE_SERVER_NAME,
+                timeout=max(0.001, end - loop.time()),
+                place=str(self._edge),
+            )
+        except ssl.SSLCertVerificationError as exc:
+            raise explain(exc, datetime.now(UTC)) from exc
+        except ssl.SSLError as exc:
+            raise UnavailableError(
+                "TLS with the edge failed.", detail=str(exc), hint="the address may be that of another service"
+            ) from exc
 
     # --- the control stream -----------------------------------------------------------------------------------------
 
@@ -194,3 +223,7 @@ class EdgeConnection:
             if events:
                 return events[0]
         raise ConnectionResetError("the edge ended the control stream")
+
+
+def _ignore(_: Notice) -> None:
+    """Nobody listens yet."""

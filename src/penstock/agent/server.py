@@ -5,29 +5,33 @@ from __future__ import annotations
 import asyncio
 import platform
 import secrets
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from penstock.agent.connection import LinkPlan
+from penstock.agent.credentials import EdgeTrust, read_token, read_trust
+from penstock.agent.edges import Edges
 from penstock.agent.metrics import AgentMetrics, ready_page
 from penstock.agent.origin import Origin
+from penstock.agent.reach import Reach
 from penstock.agent.supervisor import Supervisor
 from penstock.config.types import HostPort
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, PenstockError
 from penstock.net.tasks import Tasks
 from penstock.protocol.http2 import WindowBudget
+from penstock.protocol.notice import FEATURE, Notice
 from penstock.protocol.registration import Registration
-from penstock.protocol.token import TunnelToken, parse_token
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
-from penstock.tls import contexts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.agent.config import AgentConfig
+    from penstock.protocol.token import TunnelToken
 
 
 class Agent:
@@ -41,6 +45,10 @@ class Agent:
         registry = new_registry()
         self.metrics = AgentMetrics.on(registry)
         self._supervisor: Supervisor | None = None
+        self._token: TunnelToken | None = None
+        self._token_is_bad = False
+        self._trust: EdgeTrust | None = None
+        self._plan: LinkPlan | None = None
         pages = {
             "/ready": ready_page(self.connector_id, lambda: self.links),
             "/healthz": healthz,
@@ -77,24 +85,26 @@ class Agent:
     async def start(self) -> None:
         """Read the token, bind the metrics port, begin to dial. ConfigError or IdentityError for what cannot work."""
         config = self._config
-        token, anchors = await asyncio.to_thread(_read_files, config)
-        edges = config.edge or tuple(HostPort.parse(edge) for edge in token.edges)
+        self._token = token = await asyncio.to_thread(read_token, config)
+        self._trust = await asyncio.to_thread(read_trust, config, token)
+        edges = config.edge or _addresses(token.edges)
         if not edges:
             raise ConfigError("The token names no edge.", hint="set edge to the address of one, e.g. edge.example.com:7844")
-        if not anchors:
-            raise ConfigError("The token names no CA to know an edge by.", hint="set cacert to the CA bundle of the edge")
         origin = Origin(config.url, limits=config.limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
-        plan = LinkPlan(
+        self._plan = LinkPlan(
             registration=self._registration(token),
-            context=contexts.agent_outer(anchors),
+            context=self._trust.context(),
             limits=config.limits,
             budget=WindowBudget(),
             serve=origin.serve,
+            reach=Reach(config).dial,
         )
         if self._admin is not None:
             await self._admin.start()
-        self._supervisor = self._supervise(plan, edges)
+        self._supervisor = self._supervise(self._plan, edges)
         self._supervisor.start()
+        if config.token_file is not None:
+            self._tasks.spawn(self._watch_token(), "token file")
 
     async def stop(self) -> None:
         """Unregister, let streams finish within the grace period, end."""
@@ -105,15 +115,64 @@ class Agent:
             await self._admin.stop()
 
     def _supervise(self, plan: LinkPlan, edges: Sequence[HostPort]) -> Supervisor:
+        random = secrets.SystemRandom().random
         return Supervisor(
             self._config,
             plan,
-            edges,
+            Edges(edges, offset=random()),
             metrics=self.metrics,
             tasks=self._tasks,
             log=self._log,
-            random=secrets.SystemRandom().random,
+            random=random,
+            on_refused=self._read_token_again,
+            on_notice=self._noticed,
         )
+
+    # --- what changes while it runs ---------------------------------------------------------------------------------
+
+    async def _watch_token(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.limits.token_poll)
+            await self._read_token_again()
+
+    async def _read_token_again(self) -> None:
+        """A file that changed is used from the next link on; one that cannot be read is said once, and the old value stays."""
+        if self._config.token_file is None or self._token is None or self._plan is None or self._supervisor is None:
+            return
+        try:
+            token = await asyncio.to_thread(read_token, self._config)
+            trust = self._trust if token.cas == self._token.cas else await asyncio.to_thread(read_trust, self._config, token)
+        except PenstockError as exc:
+            say = self._log.debug if self._token_is_bad else self._log.error
+            self._token_is_bad = True
+            say("token file not usable", error=exc.public, detail=exc.detail, hint=exc.hint)
+            return
+        self._token_is_bad = False
+        if token == self._token or trust is None:
+            return
+        is_another = (token.tunnel_id, token.account) != (self._token.tunnel_id, self._token.account)
+        self._token, self._trust = token, trust
+        self._plan = replace(self._plan, registration=self._registration(token), context=trust.context())
+        self._log.info("tunnel token read again", tunnel=str(token.tunnel_id))
+        if not self._config.edge and token.edges:
+            self._supervisor.learn(_addresses(token.edges))
+        self._supervisor.use(self._plan, anew=is_another)
+
+    def _noticed(self, notice: Notice) -> None:
+        """An edge told which edges there are, and who signs them."""
+        if self._supervisor is None or self._trust is None or self._plan is None:
+            return
+        new, refused = self._trust.learn(notice.cas)
+        if refused:
+            self._log.warning("edge CA not taken over: no trusted CA signed it", edge_cas=refused)
+        if new:
+            self._log.info("edge CA learned", edge_cas=new)
+            self._plan = replace(self._plan, context=self._trust.context())
+            self._supervisor.use(self._plan)
+        if notice.edges and not self._config.edge:
+            self._supervisor.learn(_addresses(notice.edges))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
 
     def _registration(self, token: TunnelToken) -> Registration:
         return Registration(
@@ -122,6 +181,7 @@ class Agent:
             secret=token.secret_bytes(),
             tunnel_id=token.tunnel_id.bytes,
             client_id=self.connector_id.bytes,
+            features=(FEATURE,),
             version=f"penstock {_version()}",
             arch=f"{platform.system().lower()}_{platform.machine().lower()}",
         )
@@ -130,18 +190,8 @@ class Agent:
         self._log.error("background task failed", task=name, error=type(exc).__name__, exc_info=exc)
 
 
-def _read_files(config: AgentConfig) -> tuple[TunnelToken, list[str | bytes]]:
-    """The token and the CAs to know edges by."""
-    token = _token(config)
-    return token, [contexts.read_pem(config.cacert)] if config.cacert is not None else list(token.cas)
-
-
-def _token(config: AgentConfig) -> TunnelToken:
-    if config.token is not None:
-        return parse_token(config.token.reveal())
-    if config.token_file is None:
-        raise ConfigError("There is no tunnel token.", hint="set token or token_file")
-    return parse_token(contexts.read_pem(config.token_file))
+def _addresses(texts: Sequence[str]) -> tuple[HostPort, ...]:
+    return tuple(HostPort.parse(text) for text in texts)
 
 
 def _version() -> str:

@@ -1,8 +1,4 @@
-"""One of an agent's links, between tries: which edge it dials next, and when. Pure: chance is passed in, time is the caller's.
-
-Slots start one edge apart, so that four links are spread over as many edges as there are, and a failure moves a slot on,
-so that no edge that is gone holds one.
-"""
+"""One of an agent's links, between tries: how long it waits. Pure: chance is passed in, time is the caller's."""
 
 from __future__ import annotations
 
@@ -12,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from penstock.net.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from penstock.config.types import HostPort
+    from penstock.agent.config import AgentLimits
 
 # A link that fell at once after it registered is a failing edge, not a passing cut: its waits go on growing.
 _STABLE_SECONDS: Final = 5.0
@@ -32,40 +28,23 @@ class Outcome(Enum):
 
 
 class Slot:
-    """One link's next try."""
+    """One link's waits."""
 
-    def __init__(
-        self,
-        index: int,
-        edges: Sequence[HostPort],
-        *,
-        offset: int,
-        random: Callable[[], float],
-        first: float,
-        most: float,
-        refused: float,
-    ) -> None:
+    def __init__(self, index: int, limits: AgentLimits, random: Callable[[], float]) -> None:
         self.index = index
         """connIndex on the wire and in the log."""
         self.attempts = 0
         """Tries since the last registration; the edge is told."""
-        self._edges = tuple(edges)
-        self._next = (offset + index) % len(self._edges)
-        self._backoff = Backoff(random, base=first, cap=most)
+        self._backoff = Backoff(random, base=limits.backoff_first, cap=limits.backoff_most)
+        refused = limits.refused_wait
         # From half the ceiling up: a token that is refused is healed by people.
         self._refused = Backoff(random, base=refused, cap=refused, floor=refused / 2)
 
-    @property
-    def edge(self) -> HostPort:
-        """Where the next try goes."""
-        return self._edges[self._next]
-
     def wait_after(self, outcome: Outcome, *, lasted: float = 0.0, retry_after: float = 0.0) -> float:
-        """Seconds to wait before the next try, which goes to the next edge.
+        """Seconds to wait before the next try.
 
         lasted: seconds the link was registered. retry_after: what the edge asked for, a floor.
         """
-        self._next = (self._next + 1) % len(self._edges)
         match outcome:
             case Outcome.REFUSED:
                 self.attempts += 1

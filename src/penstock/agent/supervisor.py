@@ -1,10 +1,12 @@
-"""Keeps an agent's links: one first, the others at once when it is registered, each again when it falls."""
+"""Keeps an agent's links: one first, the others behind it, each again when it falls, elsewhere before its edge goes."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from penstock.agent.connection import EdgeConnection, LinkPlan, RegistrationRefusedError
@@ -12,82 +14,119 @@ from penstock.agent.slots import Outcome, Slot
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
     from penstock.agent.config import AgentConfig
+    from penstock.agent.edges import Edges
     from penstock.agent.metrics import AgentMetrics
     from penstock.config.types import HostPort
     from penstock.net.tasks import Tasks
+    from penstock.protocol.notice import Notice
+    from penstock.protocol.registration import Registered
+
+_NEWS_SPREAD: Final = 5.0
+"""Seconds over which agents that hear of a new edge move to it: thousands hear of it at once."""
+
+
+@dataclass(eq=False)
+class Held:
+    """One registered link."""
+
+    slot: Slot
+    edge: HostPort
+    connection: EdgeConnection
+    since: float
+    replaced: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Done when its slot is to go on without it: with the link in its place, or None where that is still to be made."""
+    is_leaving: bool = False
+
+    def replace(self, by: Held | None) -> None:
+        """Let the slot go on; this link lives until its edge closes it."""
+        if not self.replaced.done():
+            self.replaced.set_result(by)
 
 
 class Supervisor:
-    """All links of one agent."""
+    """All links of one agent. `on_refused` is asked after a refusal whether there is another token by now."""
 
     def __init__(
         self,
         config: AgentConfig,
         plan: LinkPlan,
-        edges: Sequence[HostPort],
+        edges: Edges,
         *,
         metrics: AgentMetrics,
         tasks: Tasks,
         log: FilteringBoundLogger,
         random: Callable[[], float],
+        on_refused: Callable[[], Awaitable[None]],
+        on_notice: Callable[[Notice], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        limits = config.limits
-        offset = int(random() * len(edges))  # agents differ in where they begin, or all would fill the first edge
-        self._slots = [
-            Slot(
-                index,
-                edges,
-                offset=offset,
-                random=random,
-                first=limits.backoff_first,
-                most=limits.backoff_most,
-                refused=limits.refused_wait,
-            )
-            for index in range(config.ha_connections)
-        ]
+        self._limits = config.limits
+        self._slots = [Slot(index, config.limits, random) for index in range(config.ha_connections)]
         self._plan = plan
+        self._edges = edges
         self._metrics = metrics
         self._tasks = tasks
         self._log = log
+        self._random = random
+        self._on_refused = on_refused
+        self._on_notice = on_notice
         self._clock = clock
         self._first = asyncio.Event()
+        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
         self._stopping = False
         self._was_refused = False
-        self._registered: dict[int, EdgeConnection] = {}
+        self._held: set[Held] = set()
+        self._claims: Counter[HostPort] = Counter()  # links an edge has or is being asked for
 
     @property
     def registered(self) -> int:
-        """Links that are registered now."""
-        return len(self._registered)
+        """Links that are registered now and not about to go."""
+        return sum(not held.is_leaving for held in self._held)
 
     @property
     def connections(self) -> Sequence[EdgeConnection]:
-        """Those links."""
-        return tuple(self._registered.values())
+        """Links that live, those that are about to go too."""
+        return tuple(held.connection for held in self._held)
 
     def start(self) -> None:
         """Begin with the first link; the others follow its registration, so that a wrong token is shown once."""
         for slot in self._slots:
             self._tasks.spawn(self._keep(slot), f"link {slot.index}")
+        self._tasks.spawn(self._respread(), "respread")
+
+    def use(self, plan: LinkPlan, *, anew: bool = False) -> None:
+        """What links are dialled with from now on. Those that wait try at once; with `anew` the live ones are replaced too."""
+        self._plan = plan
+        woken, self._woken = self._woken, asyncio.Event()
+        woken.set()
+        if anew:
+            for held in self._held:
+                held.replace(None)
+
+    def learn(self, edges: Sequence[HostPort]) -> None:
+        """These are all edges now."""
+        if self._edges.learn(edges):
+            self._log.info("edges learned", edges=[str(edge) for edge in self._edges.addresses])
+            self._news.set()
 
     async def stop(self, grace: float) -> None:
         """Unregister every link and wait until the edges have closed them, at most `grace` seconds; then cut the rest."""
         self._stopping = True
-        connections = self.connections
         try:
             async with asyncio.timeout(grace):
-                for connection in connections:
-                    await connection.unregister()
-                while self._registered:
+                for held in list(self._held):
+                    await self._leave(held)
+                while self._held:
                     await asyncio.wait([asyncio.shield(connection.gone) for connection in self.connections])
+                    await asyncio.sleep(0)  # those that serve them have their turn
         except TimeoutError:
-            self._log.warning("streams cut at the end of the grace period", links=len(self._registered))
+            self._log.warning("streams cut at the end of the grace period", links=len(self._held))
         cut = self.connections
         for connection in cut:
             connection.abort()
@@ -99,65 +138,167 @@ class Supervisor:
     async def _keep(self, slot: Slot) -> None:
         if slot.index:
             await self._first.wait()
+        before: Held | None = None
+        after: Held | None = None
         while not self._stopping:
-            wait = await self._once(slot)
+            held, after = after or await self._register(slot), None
+            if before is not None:
+                await self._leave(before)
+                before = None
+            lost = self._tasks.spawn(self._serve(held), f"link {slot.index} at {held.edge}")
+            await asyncio.wait({lost, held.replaced}, return_when=asyncio.FIRST_COMPLETED)
+            if not lost.done():
+                before, after = held, held.replaced.result()
+                continue
+            wait = slot.wait_after(Outcome.LOST, lasted=self._clock() - held.since)
+            self._edges.avoid(held.edge, self._clock() + self._limits.avoid_seconds)
             if not self._stopping:
-                await asyncio.sleep(wait)
+                await self._pause(wait)
 
-    async def _once(self, slot: Slot) -> float:
-        """One try and, if it succeeds, the link's whole life; the wait before the next one."""
-        edge = slot.edge
+    async def _register(self, slot: Slot) -> Held:
+        """Try until a link is registered."""
+        while True:
+            edge = self._edges.choose(self._claims, self._clock())
+            try:
+                return await self._try(slot, edge)
+            except RegistrationRefusedError as exc:
+                wait = slot.wait_after(Outcome.REFUSED, retry_after=exc.retry_after)
+                self._say_refused(slot, edge, exc)
+                woken = self._woken
+                await self._on_refused()
+                if self._woken is woken:  # no other token meanwhile
+                    await self._pause(wait)
+            except PenstockError as exc:
+                wait = slot.wait_after(Outcome.UNREACHABLE)
+                self._say_unreachable(slot, edge, exc, wait)
+                self._first.set()
+                await self._pause(wait)
+
+    async def _try(self, slot: Slot, edge: HostPort) -> Held:
+        """One link to one edge, registered; RegistrationRefusedError, or PenstockError and the edge is avoided for a while."""
         connection = EdgeConnection(self._plan, slot.index, edge, attempts=slot.attempts)
+        self._claims[edge] += 1
+        held: Held | None = None
+
+        def noticed(notice: Notice) -> None:
+            if notice.draining and held is not None:
+                self._edge_drains(held)
+            self._on_notice(notice)
+
+        connection.on_notice = noticed
         try:
             registered = await connection.register()
-        except RegistrationRefusedError as exc:
-            self._metrics.tries.labels("refused").inc()
-            self._refused(slot, edge, exc)
-            return slot.wait_after(Outcome.REFUSED, retry_after=exc.retry_after)
-        except PenstockError as exc:
-            self._metrics.tries.labels("unreachable").inc()
-            wait = slot.wait_after(Outcome.UNREACHABLE)
-            self._log.warning(
-                "edge unreachable",
-                connIndex=slot.index,
-                edge=str(edge),
-                error=exc.public,
-                detail=exc.detail,
-                hint=exc.hint,
-                retry_in=round(wait, 1),
-            )
-            return wait
+        except BaseException as exc:
+            self._claims[edge] -= 1
+            refused = isinstance(exc, RegistrationRefusedError)
+            self._metrics.tries.labels("refused" if refused else "unreachable").inc()
+            if not refused:
+                self._edges.avoid(edge, self._clock() + self._limits.avoid_seconds)
+            raise
+        held = Held(slot, edge, connection, self._clock())
+        self._held.add(held)
+        self._registered(held, registered)
+        return held
+
+    def _registered(self, held: Held, registered: Registered) -> None:
+        self._was_refused = False
+        self._edges.works(held.edge)
         self._metrics.tries.labels("registered").inc()
+        self._metrics.links.set(self.registered)
+        self._first.set()
         self._log.info(
             "Registered tunnel connection",
-            connIndex=slot.index,
+            connIndex=held.slot.index,
             connection=str(UUID(bytes=registered.uuid)),
             location=registered.location,
-            edge=str(edge),
+            edge=str(held.edge),
             protocol="http2",
         )
-        return await self._hold(slot, edge, connection)
 
-    async def _hold(self, slot: Slot, edge: HostPort, connection: EdgeConnection) -> float:
-        self._was_refused = False
-        self._registered[slot.index] = connection
-        self._metrics.links.set(len(self._registered))
-        self._first.set()
-        since = self._clock()
+    async def _serve(self, held: Held) -> None:
+        """The link's whole life after its registration."""
         try:
             if self._stopping:
-                await connection.unregister()  # it registered after `stop` had gone round
-            await connection.serve()
+                await self._leave(held)  # it registered after `stop` had gone round
+            await held.connection.serve()
         finally:
-            connection.abort()
-            del self._registered[slot.index]
-            self._metrics.links.set(len(self._registered))
-        wait = slot.wait_after(Outcome.LOST, lasted=self._clock() - since)
-        self._log.info("Unregistered tunnel connection", connIndex=slot.index, edge=str(edge), retry_in=round(wait, 1))
-        return wait
+            held.connection.abort()
+            self._held.discard(held)
+            self._claims[held.edge] -= 1
+            self._metrics.links.set(self.registered)
+            self._log.info("Unregistered tunnel connection", connIndex=held.slot.index, edge=str(held.edge))
 
-    def _refused(self, slot: Slot, edge: HostPort, exc: RegistrationRefusedError) -> None:
+    async def _leave(self, held: Held) -> None:
+        held.is_leaving = True
+        self._metrics.links.set(self.registered)
+        await held.connection.unregister()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not past a change of the token."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    # --- moving -----------------------------------------------------------------------------------------------------
+
+    def _edge_drains(self, held: Held) -> None:
+        now = self._clock()
+        self._edges.avoid(held.edge, now + self._limits.avoid_seconds)
+        self._log.info("edge drains", connIndex=held.slot.index, edge=str(held.edge))
+        if self._edges.others(held.edge, now):
+            held.replace(None)
+        else:  # nobody to wait for: the sooner this link is over, the sooner the edge is back
+            self._tasks.spawn(self._leave(held), "leave")
+
+    async def _respread(self) -> None:
+        """Moves one link at a time from the fullest edge to the emptiest, the new one first."""
+        while True:
+            wait = self._limits.respread_interval * (0.5 + self._random() / 2)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._news.wait()
+                self._news.clear()
+                await asyncio.sleep(min(_NEWS_SPREAD, wait) * self._random())
+            except TimeoutError:
+                pass
+            while not self._stopping and (move := self._edges.uneven(self._claims, self._clock())) is not None:
+                if not await self._move(*move):
+                    break
+
+    async def _move(self, origin: HostPort, to: HostPort) -> bool:
+        held = next((h for h in self._held if h.edge == origin and not h.is_leaving and not h.replaced.done()), None)
+        if held is None:
+            return False
+        try:
+            other = await self._try(held.slot, to)
+        except PenstockError as exc:
+            self._log.info("link not moved", origin=str(origin), to=str(to), error=exc.public, detail=exc.detail)
+            return False
+        if held.connection.gone.done() or held.replaced.done():
+            # Its slot is dialling already: this link is one too many.
+            self._tasks.spawn(self._serve(other), "moved in vain")
+            await self._leave(other)
+            return False
+        held.replace(other)
+        return True
+
+    # --- what is said -----------------------------------------------------------------------------------------------
+
+    def _say_refused(self, slot: Slot, edge: HostPort, exc: RegistrationRefusedError) -> None:
         """Four links are refused for one reason, which is said once, until a link registers again."""
         say = self._log.debug if self._was_refused else self._log.error
         self._was_refused = True
         say("registration refused", connIndex=slot.index, edge=str(edge), error=exc.public, hint=exc.hint)
+
+    def _say_unreachable(self, slot: Slot, edge: HostPort, exc: PenstockError, wait: float) -> None:
+        self._log.warning(
+            "edge unreachable",
+            connIndex=slot.index,
+            edge=str(edge),
+            error=exc.public,
+            detail=exc.detail,
+            hint=exc.hint,
+            retry_in=round(wait, 1),
+        )

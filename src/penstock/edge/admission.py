@@ -37,12 +37,14 @@ class AgentRefused:
     retry_after_s: float
 
 
-def admit_agent(directory: Directory, *, account: str, tunnel_id: UUID, secret: bytes) -> TunnelRecord | AgentRefused:
+def admit_agent(
+    directory: Directory, *, account: str, tunnel_id: UUID, secret: bytes, now: datetime
+) -> TunnelRecord | AgentRefused:
     """The tunnel an agent may serve. The secret is all that authenticates an agent on this wire."""
     tunnel = directory.tunnels.get(tunnel_id)
     shown = hashlib.sha256(secret).hexdigest()
     known = False
-    for verifier in (tunnel.verifiers if tunnel is not None else ()) or (_NO_VERIFIER,):
+    for verifier in _verifiers(tunnel, now) or (_NO_VERIFIER,):
         known |= hmac.compare_digest(shown, verifier)  # no early end: a rotation's two values take the same time
     account_known = hmac.compare_digest(account.encode(), tunnel.account.encode() if tunnel is not None else b"")
     if tunnel is None or not known or not account_known:
@@ -70,6 +72,13 @@ def admit_caller(directory: Directory, identity: CallerIdentity, host: str, now:
     if tunnel.certificates == 0:
         raise TunnelError(TunnelErrorCode.CERTIFICATE_MISSING, "The tunnel has no active CA certificate.")
     return Admission(caller, tunnel, host)
+
+
+def _verifiers(tunnel: TunnelRecord | None, now: datetime) -> tuple[str, ...]:
+    """The present value, and in a rotation's overlap the one before it."""
+    if tunnel is None:
+        return ()
+    return (*tunnel.verifiers, *(retiring.verifier for retiring in tunnel.retiring if now < retiring.until))
 
 
 def _is_same(caller: CallerRecord, identity: CallerIdentity) -> bool:

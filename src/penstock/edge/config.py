@@ -54,6 +54,9 @@ class EdgeLimits(Section):
     ping_timeout: Duration = 7.5
     """Silence after a ping that ends the link: a half-open one is found within 20 s."""
 
+    handover_seconds: Duration = 5.0
+    """How long a stopping edge keeps an idle link of an agent of ours, which first opens another elsewhere."""
+
     drain_seconds: Duration = 180.0
     """How long the streams of a link that unregistered may go on; the longest grace period a stock agent can have."""
 

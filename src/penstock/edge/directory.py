@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from penstock.protocol.notice import Notice
+from penstock.protocol.token import MAX_CAS, MAX_EDGES
+from penstock.tls import certs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -21,6 +25,8 @@ class Directory:
     tunnels: Mapping[UUID, TunnelRecord]
     domains: Mapping[str, TunnelRecord]
     callers: Mapping[str, CallerRecord]
+    news: Notice = Notice()
+    """What agents are told: where the edges are and who signs them."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Directory:
@@ -30,11 +36,16 @@ class Directory:
             tunnels={UUID(tunnel.wire_id): tunnel for tunnel in snapshot.tunnels},
             domains={tunnel.domain: tunnel for tunnel in snapshot.tunnels},
             callers={caller.serial: caller for caller in snapshot.callers},
+            news=Notice(edges=snapshot.agent_edges[:MAX_EDGES], cas=_ders(snapshot.edge_ca_pem)),
         )
 
     def tunnel_of(self, host: str) -> TunnelRecord | None:
         """The tunnel of `host` (normalized): `<route>.<domain>`, or the bare domain, which a stock caller sends."""
         return self.domains.get(host.partition(".")[2]) or self.domains.get(host)
+
+
+def _ders(pem: str) -> tuple[bytes, ...]:
+    return tuple(certs.certificate_to_der(ca) for ca in certs.load_bundle(pem)[:MAX_CAS]) if pem else ()
 
 
 NOTHING: Final = Directory(version=-1, tunnels={}, domains={}, callers={})

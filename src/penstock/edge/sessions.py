@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
@@ -12,6 +14,7 @@ from penstock.net.link import Link, LinkLimits, LinkStream
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
 from penstock.protocol.http2 import Role, Settings, WindowBudget
+from penstock.protocol.notice import FEATURE, Notice
 from penstock.protocol.registration import Aborted, Register, RegistrationServer, Unregister, UpdateLocalConfiguration
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from penstock.edge.config import EdgeLimits
+    from penstock.edge.directory import Directory
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
     from penstock.net.tasks import Tasks
@@ -32,6 +36,8 @@ _CONTROL_REQUEST: Final = [
     (b":path", b"/"),
     (metadata.UPGRADE, metadata.CONTROL_STREAM),
 ]
+_NO_NEWS: Final = Notice()
+_NOTICE_SECONDS: Final = 5.0  # an agent answers a notice at once
 _GOODBYE: Final = 3.0  # seconds: TLS gives a peer two to end after us
 _READ: Final = 16 * 1024  # registration messages are a few hundred bytes each
 
@@ -53,7 +59,7 @@ class Sessions:
         self._stopping = False
         self._open: set[AgentSession] = set()
         self._registered: dict[UUID, set[AgentSession]] = {}
-        feed.listen(lambda _, new: self._close_unknown(new.tunnels.keys()))
+        feed.listen(self._changed)
 
     def accept(self) -> asyncio.Protocol:
         """The protocol of one accepted connection. A busy edge ends it at once: a stock agent retries that for ever."""
@@ -90,8 +96,9 @@ class Sessions:
         """Take no new streams, let those that are open finish, and close every link; bounded by `seconds`."""
         self._stopping = True
         for session in list(self._open):
+            session.tell(Notice(draining=True))
             session.link.drain()
-        if not await self._all_within((session.link.drained(besides=session.control) for session in list(self._open)), seconds):
+        if not await self._all_within((session.emptied() for session in list(self._open)), seconds):
             self.log.warning("streams cut at the end of the drain", links=len(self._open))
         for session in list(self._open):
             session.link.close()
@@ -136,6 +143,12 @@ class Sessions:
                 del self._registered[tunnel_id]
         self.metrics.links.set(self.registered)
 
+    def _changed(self, old: Directory, new: Directory) -> None:
+        self._close_unknown(new.tunnels.keys())
+        if new.news != old.news:
+            for session in list(self._open):
+                session.tell(new.news)
+
     def _close_unknown(self, known: Iterable[UUID]) -> None:
         """Archived: cut. A rotated secret closes nothing, as published; live links stay, new ones need the new value."""
         for tunnel_id in self._registered.keys() - set(known):
@@ -160,6 +173,8 @@ class AgentSession:
         self.connector_id = ""
         self.tunnel_id: UUID | None = None
         self.control: LinkStream | None = None
+        self._takes_notices = False
+        self._leaving = asyncio.Event()  # it unregistered, was refused, or is gone
         self._task: asyncio.Task[None] | None = None
 
     # --- routing.Candidate ------------------------------------------------------------------------------------------
@@ -173,6 +188,30 @@ class AgentSession:
     def is_open(self) -> bool:
         """Whether a stream may be opened."""
         return self.link.is_open
+
+    # --- notices ----------------------------------------------------------------------------------------------------
+
+    def tell(self, notice: Notice) -> None:
+        """Tell an agent of ours; a stock one is never told anything."""
+        if self._takes_notices and self.link.is_open and notice != _NO_NEWS:
+            stream = self.link.open_stream(notice.request())
+            self._sessions.tasks.spawn(self._told(stream), "notice")
+
+    async def _told(self, stream: LinkStream) -> None:
+        try:
+            async with asyncio.timeout(_NOTICE_SECONDS):
+                await stream.response()
+            stream.close()
+        except (TimeoutError, PenstockError, OSError):
+            stream.abort()
+
+    async def emptied(self) -> None:
+        """Returns when no stream is open, and an agent of ours had the time to go elsewhere first."""
+        if self._takes_notices:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._sessions.limits.handover_seconds):
+                    await self._leaving.wait()
+        await self.link.drained(besides=self.control)
 
     # --- link.LinkOwner ---------------------------------------------------------------------------------------------
 
@@ -188,6 +227,7 @@ class AgentSession:
 
     def link_lost(self, exc: Exception | None) -> None:
         """Gone, with every stream."""
+        self._leaving.set()
         self._sessions.closed(self)
         if self.tunnel_id is not None:
             self._sessions.log.info("Unregistered tunnel connection", connector=self.connector_id, reason=_reason(exc))
@@ -257,7 +297,13 @@ class AgentSession:
             connIndex=request.connection_index,
             version=request.version,
         )
+        self._takes_notices = FEATURE in request.features
+        self._sessions.tasks.spawn(self._welcome(), "welcome")
         return True
+
+    async def _welcome(self) -> None:
+        """What there is to tell at first, once the answer to the registration is on its way."""
+        self.tell(self._sessions.feed.directory.news)
 
     async def _decide(self, request: Register) -> TunnelRecord | AgentRefused:
         """From what is held, or else from what the feed brings shortly: control may have made the tunnel a moment ago."""
@@ -265,7 +311,13 @@ class AgentSession:
         tunnel_id = UUID(bytes=request.tunnel_id)
 
         def decide() -> TunnelRecord | AgentRefused:
-            return admit_agent(feed.directory, account=request.account, tunnel_id=tunnel_id, secret=request.secret)
+            return admit_agent(
+                feed.directory,
+                account=request.account,
+                tunnel_id=tunnel_id,
+                secret=request.secret,
+                now=datetime.now(UTC),
+            )
 
         decision = decide()
         if isinstance(decision, AgentRefused):
@@ -276,6 +328,7 @@ class AgentSession:
     async def _finish(self, link: Link) -> None:
         """Unregistered or refused: no new streams, those that are open finish, then the edge closes."""
         link.drain()
+        self._leaving.set()
         self._sessions.unregistered(self)
         try:
             async with asyncio.timeout(self._sessions.limits.drain_seconds):

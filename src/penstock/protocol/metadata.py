@@ -17,10 +17,13 @@ MANAGEMENT_HOSTS: Final = frozenset({"management.argotunnel.com", "management.fe
 """Served by stock agents before any rule of the user's, with a token they do not verify: an edge refuses these hosts."""
 
 UPGRADE: Final = b"cf-cloudflared-proxy-connection-upgrade"
-"""What a request is: one of the three values below."""
+"""What a request is: one of the values below."""
 WEBSOCKET: Final = b"websocket"
 CONTROL_STREAM: Final = b"control-stream"
 UPDATE_CONFIGURATION: Final = b"update-configuration"
+NOTICE: Final = b"penstock-notice"
+"""Ours, to agents that ask for it: news from the edge, in the header `NOTICE_BODY`."""
+NOTICE_BODY: Final = b"penstock-notice"
 TCP_SOURCE: Final = b"cf-cloudflared-proxy-src"
 """With any value: raw TCP to `:authority`. Penstock never sends it."""
 

@@ -75,7 +75,7 @@ def parse_token(text: str) -> TunnelToken:
     secret = members.get("s")
     if not isinstance(secret, str) or not 0 < len(_base64(secret, "secret (member s)")) <= MAX_SECRET:
         _refuse("the tunnel token has no secret (member s)")
-    edges, cas = _private(members.get("p"))
+    edges, cas = parse_place(members.get("p"))
     return TunnelToken(account=account, tunnel_id=uuid.UUID(tunnel), secret=Secret(secret), edges=edges, cas=cas)
 
 
@@ -89,8 +89,8 @@ def _members(text: str) -> dict[str, object]:
     return cast(dict[str, object], members)
 
 
-def _private(member: object) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
-    """Our own member; broken is worse than absent, since the agent would then trust someone else."""
+def parse_place(member: object) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """Edges and CAs out of our own member `p`; broken is worse than absent, since the agent would then trust someone else."""
     if member is None:
         return (), ()
     if not isinstance(member, dict):

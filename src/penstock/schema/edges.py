@@ -39,6 +39,13 @@ class EdgeEnrolment(_Wire):
     """Base64 of the raw Ed25519 public key; pinned from now on."""
 
 
+class RetiringVerifier(_Wire):
+    """A tunnel secret in a rotation's overlap: it registers until then, by the edge's own clock."""
+
+    verifier: str
+    until: datetime
+
+
 class TunnelRecord(_Wire):
     """One active tunnel as an edge knows it."""
 
@@ -52,6 +59,8 @@ class TunnelRecord(_Wire):
     workspace_id: str
     verifiers: tuple[str, ...]
     """Hex SHA-256 of each tunnel secret that may register now."""
+    retiring: tuple[RetiringVerifier, ...] = ()
+    """Values that a rotation replaced and that register a while longer."""
     certificates: int
     """How many CA certificates are active; with none, callers are refused."""
 
@@ -76,3 +85,7 @@ class Snapshot(_Wire):
     version: int
     tunnels: tuple[TunnelRecord, ...]
     callers: tuple[CallerRecord, ...]
+    agent_edges: tuple[str, ...] = ()
+    """`host:port` of every edge for agents: edges tell the agents that hold links."""
+    edge_ca_pem: str = ""
+    """The CAs that edges' certificates come from, one or two: for agents too."""

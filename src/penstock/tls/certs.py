@@ -212,6 +212,14 @@ def load_certificate(encoded: str | bytes) -> x509.Certificate:
         ) from exc
 
 
+def load_bundle(pem: str) -> list[x509.Certificate]:
+    """Every certificate of a PEM bundle, text between them ignored; IdentityError where there is none."""
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise IdentityError("the certificates cannot be read", detail=str(exc), hint="a PEM bundle is expected") from exc
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Lowercase hex SHA-256 of the DER, as the Tunnels API shows it."""
     return certificate.fingerprint(hashes.SHA256()).hex()
