@@ -2,29 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from penstock.agent.config import AgentLimits
 from penstock.agent.slots import Outcome, Slot
-from penstock.config.types import HostPort
 
-A, B, C = HostPort("a", 1), HostPort("b", 1), HostPort("c", 1)
-
-
-def slot(index: int = 0, edges: tuple[HostPort, ...] = (A, B), *, offset: int = 0, random: float = 0.999_999) -> Slot:
-    return Slot(index, edges, offset=offset, random=lambda: random, first=1.0, most=8.0, refused=60.0)
+LIMITS = AgentLimits(backoff_first=1.0, backoff_most=8.0, refused_wait=60.0)
 
 
-def test_four_links_are_spread_over_the_edges() -> None:
-    assert [slot(index).edge for index in range(4)] == [A, B, A, B]
-    assert [slot(index, (A, B, C), offset=2).edge for index in range(4)] == [C, A, B, C]
-    assert {slot(index, (A,)).edge for index in range(4)} == {A}
-
-
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_a_link_that_failed_or_fell_goes_to_the_next_edge(outcome: Outcome) -> None:
-    one = slot()
-    one.wait_after(outcome)
-    assert one.edge == B
-    one.wait_after(outcome)
-    assert one.edge == A
+def slot(*, random: float = 0.999_999) -> Slot:
+    return Slot(0, LIMITS, lambda: random)
 
 
 def test_the_ceiling_of_the_waits_doubles_up_to_the_most() -> None:

@@ -10,7 +10,7 @@ from tests.support.site import ACCOUNT, SECRET, TUNNEL_ID, tunnel
 from penstock.edge.admission import AgentRefused, admit_agent, admit_caller
 from penstock.edge.directory import Directory
 from penstock.errors import TunnelError, TunnelErrorCode
-from penstock.schema.edges import CallerRecord, Snapshot
+from penstock.schema.edges import CallerRecord, RetiringVerifier, Snapshot
 from penstock.tls.names import CallerIdentity
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ def directory(*tunnels: object, callers: tuple[CallerRecord, ...] = (record(),))
 
 
 def test_an_agent_with_the_tunnels_secret_is_admitted_to_that_tunnel() -> None:
-    admitted = admit_agent(directory(), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=SECRET)
+    admitted = admit_agent(directory(), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=SECRET, now=NOW)
     assert not isinstance(admitted, AgentRefused)
     assert admitted.wire_id == str(TUNNEL_ID)
 
@@ -46,7 +46,15 @@ def test_during_a_rotations_overlap_both_secrets_register() -> None:
     old, new = tunnel().verifiers[0], "ab" * 32
     for verifiers in [(old, new), (new, old)]:
         both = directory(tunnel(verifiers=verifiers))
-        assert not isinstance(admit_agent(both, account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=SECRET), AgentRefused)
+        assert not isinstance(admit_agent(both, account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=SECRET, now=NOW), AgentRefused)
+
+
+def test_a_replaced_secret_registers_until_its_overlap_is_over_and_not_after() -> None:
+    retiring = RetiringVerifier(verifier=tunnel().verifiers[0], until=NOW)
+    rotated = directory(tunnel(verifiers=("ab" * 32,), retiring=(retiring,)))
+    for now, is_refused in [(NOW - timedelta(seconds=1), False), (NOW, True)]:
+        decision = admit_agent(rotated, account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=SECRET, now=now)
+        assert isinstance(decision, AgentRefused) == is_refused
 
 
 @pytest.mark.parametrize(
@@ -62,20 +70,20 @@ def test_during_a_rotations_overlap_both_secrets_register() -> None:
 def test_any_other_agent_is_refused_in_words_that_make_a_stock_agent_try_again(
     account: str, tunnel_id: uuid.UUID, secret: bytes
 ) -> None:
-    refused = admit_agent(directory(), account=account, tunnel_id=tunnel_id, secret=secret)
+    refused = admit_agent(directory(), account=account, tunnel_id=tunnel_id, secret=secret, now=NOW)
     assert isinstance(refused, AgentRefused)
     assert refused.cause.startswith("Unauthorized: ")
     assert refused.should_retry
 
 
 def test_all_refusals_read_alike_so_that_nobody_learns_which_tunnels_exist() -> None:
-    unknown = admit_agent(directory(), account=ACCOUNT, tunnel_id=uuid.UUID(int=7), secret=SECRET)
-    wrong = admit_agent(directory(), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=b"wrong")
+    unknown = admit_agent(directory(), account=ACCOUNT, tunnel_id=uuid.UUID(int=7), secret=SECRET, now=NOW)
+    wrong = admit_agent(directory(), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=b"wrong", now=NOW)
     assert unknown == wrong
 
 
 def test_a_tunnel_without_a_verifier_admits_nobody() -> None:
-    refused = admit_agent(directory(tunnel(verifiers=())), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=b"")
+    refused = admit_agent(directory(tunnel(verifiers=())), account=ACCOUNT, tunnel_id=TUNNEL_ID, secret=b"", now=NOW)
     assert isinstance(refused, AgentRefused)
 
 

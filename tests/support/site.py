@@ -86,6 +86,10 @@ class Site:
     feed_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     version: int = 0
     dialled: list[asyncio.Transport] = field(default_factory=list)
+    agent_edges: tuple[str, ...] = ()
+    told_cas: tuple[certs.Authority, ...] = ()
+    edge_names: list[str] = field(default_factory=lambda: [metadata.EDGE_SERVER_NAME, metadata.PROBE_SERVER_NAME])
+    edge_validity: certs.Validity = field(default_factory=ca.valid)
 
     def __post_init__(self) -> None:
         self.caller = ca.caller(self.caller_ca, caller_id=CALLER)
@@ -100,7 +104,14 @@ class Site:
 
     def snapshot(self) -> StoredSnapshot:
         self.version += 1
-        body = Snapshot(version=self.version, tunnels=self.tunnels, callers=self.callers).model_dump_json().encode()
+        snapshot = Snapshot(
+            version=self.version,
+            tunnels=self.tunnels,
+            callers=self.callers,
+            agent_edges=self.agent_edges,
+            edge_ca_pem="".join(told.certificate_pem for told in self.told_cas),
+        )
+        body = snapshot.model_dump_json().encode()
         return StoredSnapshot(body, self.feed_key.sign(body), time.time())
 
     def publish(self, *edges: Edge) -> None:
@@ -115,8 +126,8 @@ class Site:
         certificate = certs.issue_server(
             self.edge_ca,
             public_key,
-            names=[edge_server_name(name), metadata.EDGE_SERVER_NAME, metadata.PROBE_SERVER_NAME],
-            validity=ca.valid(),
+            names=[edge_server_name(name), *self.edge_names],
+            validity=self.edge_validity,
             serial=ca.serial(),
         )
         return EdgeEnrolment(

@@ -82,6 +82,7 @@ class EdgeConnection:
         self._rpc = RegistrationClient()
         self._control: asyncio.Future[LinkStream] = loop.create_future()
         self._pipe: ByteStream | None = None
+        self._has_unregistered = False
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the link is gone."""
         self.on_notice: Callable[[Notice], None] = _ignore
@@ -131,7 +132,8 @@ class EdgeConnection:
 
     async def unregister(self) -> None:
         """Tell the edge that we go; it sends nothing new, lets streams finish and closes."""
-        if self._pipe is not None and not self.gone.done():
+        if self._pipe is not None and not self.gone.done() and not self._has_unregistered:
+            self._has_unregistered = True
             self._rpc.unregister()
             try:
                 await self._pipe.write(self._rpc.data_to_send())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -25,7 +25,7 @@ class Directory:
     tunnels: Mapping[UUID, TunnelRecord]
     domains: Mapping[str, TunnelRecord]
     callers: Mapping[str, CallerRecord]
-    news: Notice = Notice()
+    news: Notice = field(default_factory=Notice)
     """What agents are told: where the edges are and who signs them."""
 
     @classmethod

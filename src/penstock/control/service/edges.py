@@ -14,6 +14,7 @@ from penstock.control.auth import keys, principals
 from penstock.control.errors import ApiError
 from penstock.control.service import audit, roots
 from penstock.control.storage import tables
+from penstock.control.storage.database import advance_feed
 from penstock.errors import IdentityError
 from penstock.protocol.hosts import normalize_host
 from penstock.protocol.metadata import EDGE_SERVER_NAME, PROBE_SERVER_NAME
@@ -72,6 +73,7 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
             "serial": certs.serial_hex(certificate),
         }
         await audit.record(core, connection, enrolment, "edge_enrolled", enrolled)
+        await advance_feed(connection)  # agents are told of every edge
         return EdgeEnrolment(
             edge_id=edge_id,
             credential=credential.reveal(),

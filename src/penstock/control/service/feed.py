@@ -71,11 +71,18 @@ class Feed:
                     version=version,
                     tunnels=await _tunnels(connection),
                     callers=await _callers(self._core, connection),
+                    agent_edges=await _agent_edges(connection),
+                    edge_ca_pem=await roots.edge_ca_pem(connection),
                 )
                 body = snapshot.model_dump_json().encode()
                 signature = (await roots.feed_key(self._core, connection)).sign(body)
                 self._latest = SignedSnapshot(version, body, base64.b64encode(signature).decode())
             return self._latest
+
+
+async def _agent_edges(connection: AsyncConnection) -> tuple[str, ...]:
+    e = tables.edges
+    return tuple((await connection.execute(select(e.c.agent_address).order_by(e.c.name))).scalars())
 
 
 async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
