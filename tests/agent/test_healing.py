@@ -11,19 +11,21 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support import ca
 from tests.support.forwarder import Forwarder
+from tests.support.httpproxy import HttpProxy
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, tunnel, until
 
 from penstock.agent.config import AgentLimits
 from penstock.agent.server import Agent
+from penstock.config.types import HostPort
 from penstock.edge.config import EdgeLimits
 from penstock.edge.server import Edge
+from penstock.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.support.site import Site
 
-    from penstock.config.types import HostPort
 
 pytestmark = pytest.mark.anyio
 
@@ -298,3 +300,28 @@ async def test_why_an_edge_is_not_reached_is_said_with_what_to_do(site: Site, ch
     assert line["edge"] == address
     if change in spans:
         assert "this machine's clock says 20" in line["hint"]
+
+
+# --- through a company's proxy ----------------------------------------------------------------------------------------
+
+
+async def test_links_go_through_a_connect_proxy_and_around_it_where_no_proxy_says_so(site: Site) -> None:
+    async with (
+        Origin(Echo) as origin,
+        site.edge(**EDGE) as edge,
+        HttpProxy({"edge.test:7844": str(edge.agents_address)}, credentials="Basic dTpodW50ZXIy") as proxy,
+    ):
+        url = f"http://u:hunter2@127.0.0.1:{proxy.port}"
+        far = HostPort("edge.test", 7844)
+        with capture_logs() as lines:
+            async with agent_at(site, far, url=origin.url, https_proxy=Secret(url)):
+                assert proxy.asked == ["edge.test:7844"] * 4
+                await echoes(site, edge)
+            async with agent_at(site, edge.agents_address, url=origin.url, https_proxy=Secret(url)):
+                assert len(proxy.asked) == 4  # loopback needs none
+            agent = Agent(site.agent_config(url="", token=site.token(str(far)), https_proxy=Secret(url), no_proxy=".test"))
+            await agent.start()
+            await until(lambda: any(line.get("error") == "the name is not known" for line in lines))
+            await agent.stop()
+        assert "hunter2" not in str(lines)
+        assert "aHVudGVyMg" not in str(lines)
