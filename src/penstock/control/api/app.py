@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from penstock.control.api import envelope, own, tunnels
+from penstock.control.api import audit, envelope, own, tunnels
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
 
@@ -27,6 +27,7 @@ def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
     app.state.feed = feed
     app.include_router(tunnels.router)
     app.include_router(own.router)
+    app.include_router(audit.router)
     envelope.register(app)
 
     @app.get("/healthz")

@@ -16,7 +16,7 @@ from penstock.control.storage.vault import SealError
 from penstock.schema.audit import ACTIVITIES, Activity, ActivityPage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
     from sqlalchemy import Row, Select
@@ -41,10 +41,15 @@ class Filters:
     before: datetime | None = None
 
 
-async def list_page(core: Core, filters: Filters, *, limit: int, cursor: str | None) -> ActivityPage:
-    """Newest first. Raises ApiError for an activity there is not."""
+def check(filters: Filters) -> None:
+    """Raises ApiError for an activity there is not."""
     if unknown := sorted(set(filters.types) - set(ACTIVITIES)):
         raise ApiError("invalid_request_error", f"type: there is no activity {unknown[0]:.80}")
+
+
+async def list_page(core: Core, filters: Filters, *, limit: int, cursor: str | None) -> ActivityPage:
+    """Newest first. Raises ApiError for an activity there is not."""
+    check(filters)
     query = _filtered(filters).order_by(_a.c.position.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(_a.c.position < _position(cursor))
@@ -55,10 +60,19 @@ async def list_page(core: Core, filters: Filters, *, limit: int, cursor: str | N
 
 
 async def export(core: Core, filters: Filters) -> AsyncGenerator[str]:
-    """One JSON object a record, oldest first, as of one moment. Each line can be checked by itself: `hash` covers the rest."""
-    async with core.database.read() as connection:
-        async for row in _rows(connection, _filtered(filters)):
+    """One JSON object a record, oldest first. Each line can be checked by itself: `hash` covers the rest.
+
+    A transaction a batch: whoever reads slowly holds none, and batches of a log that only grows meet.
+    """
+    query, last = _filtered(filters), 0
+    while True:
+        async with core.database.read() as connection:
+            rows = await _batch(connection, query, last)
+        for row in rows:
             yield audit.canonical(_object(row))
+        if len(rows) < _BATCH:
+            return
+        last = rows[-1].position
 
 
 @dataclass(slots=True)
@@ -97,7 +111,7 @@ async def verify(core: Core, *, expected: tuple[int, str] | None = None) -> Verd
     """Walk the whole log. `expected` is a position and hash noted earlier, which no rewriting of history can keep."""
     verdict = Verdict()
     async with core.database.read() as connection:
-        async for row in _rows(connection, select(_a)):
+        async for row in _rows(connection):
             verdict.look(row)
             if expected is not None and row.position == expected[0] and row.hash != expected[1]:
                 verdict.findings.append(f"record {row.position} is not the one that was noted")
@@ -146,16 +160,17 @@ def _filtered(filters: Filters) -> Select[Any]:
     return query
 
 
-async def _rows(connection: AsyncConnection, query: Select[Any]) -> AsyncGenerator[Row[Any]]:
-    """In order of position, a batch at a time: a log of years is not held in memory."""
+async def _rows(connection: AsyncConnection) -> AsyncGenerator[Row[Any]]:
+    """All of it in order of position, a batch at a time: a log of years is not held in memory."""
     last = 0
-    while True:
-        rows = (await connection.execute(query.where(_a.c.position > last).order_by(_a.c.position).limit(_BATCH))).all()
+    while rows := await _batch(connection, select(_a), last):
         for row in rows:
             yield row
-        if len(rows) < _BATCH:
-            return
         last = rows[-1].position
+
+
+async def _batch(connection: AsyncConnection, query: Select[Any], after: int) -> Sequence[Row[Any]]:
+    return (await connection.execute(query.where(_a.c.position > after).order_by(_a.c.position).limit(_BATCH))).all()
 
 
 def _position(cursor: str) -> int:
