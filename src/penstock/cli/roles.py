@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.config.load import RoleConfig
 
 _PROXY_CONFIG: Final = Path("/etc/mcp-gateway/config.yaml")  # the published image's place
-_GO_FLAGS: Final = {"-config": "--config", "-tunnel-domain": "--tunnel-domain"}
+_GO_FLAGS: Final = {f"-{name}": f"--{name}" for name in ("config", "tunnel-domain", "check-config", "log-level")}
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The role's settings, YAML.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warn or error.")]
@@ -113,15 +113,26 @@ def _agent(
 def _proxy(
     config: ConfigOption = None,
     tunnel_domain: Annotated[str | None, typer.Option("--tunnel-domain", help="Overrides tunnel_domain of the file.")] = None,
+    check_config: Annotated[  # noqa: FBT002 - typer's way of a flag
+        bool, typer.Option("--check-config", help="Check settings and the files they name, print what holds, and end.")
+    ] = False,
     log_level: LogLevel = None,
 ) -> None:
     try:
         from penstock.proxy.config import ProxyConfig  # noqa: PLC0415 - only when asked for
-        from penstock.proxy.server import Proxy  # noqa: PLC0415
+        from penstock.proxy.server import Proxy, check_files  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("proxy", exc)
     flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}
-    _run("proxy", ProxyConfig, Proxy, config or _PROXY_CONFIG, log_level, flags)
+    file = config or _PROXY_CONFIG
+    if not check_config:
+        _run("proxy", ProxyConfig, Proxy, file, log_level, flags)
+        return
+    from penstock.config.load import as_yaml, load  # noqa: PLC0415 - only when asked for
+
+    settings = load(ProxyConfig, role="proxy", file=file, environment=os.environ, flags=flags)
+    check_files(settings)
+    print(as_yaml(settings), end="")  # noqa: T201 - data on stdout
 
 
 def _run(

@@ -84,6 +84,11 @@ def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
         raise ConfigError(f"{source}: " + "; ".join(lines), hint=_hint(exc)) from None
 
 
+def as_yaml(settings: RoleConfig) -> str:
+    """Settings as a file that says the same, every default written out."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 def _from_environment(role: str, environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
     prefix = f"PENSTOCK_{role.upper()}_"
     return {

@@ -40,6 +40,12 @@ def time_for_calls(shutdown_timeout: float) -> float:
     return max(shutdown_timeout - 1.0, shutdown_timeout / 2)
 
 
+def check_files(config: ProxyConfig) -> None:
+    """Read what the settings name, as a start would; ConfigError in the same words."""
+    Identity.load(config)
+    contexts.upstream(config.upstream.tls.ca_file, include_system_cas=config.upstream.tls.include_system_cas)
+
+
 class Identity:
     """The certificate of inner TLS, as each new handshake asks for it.
 
@@ -125,6 +131,7 @@ class Proxy:
         """Accept nothing more, end standing streams, let calls finish for `shutdown_timeout` less a second, cut the rest."""
         if self._listener is not None:
             self._listener.close()
+            self._log.info("proxy stopping", streams=len(self._streams) if self._streams is not None else 0)
         if self._streams is not None:
             left = await self._streams.drain(time_for_calls(self._config.shutdown_timeout))
             if left:
