@@ -12,11 +12,14 @@ class Candidate:
     name: str
     connector_id: str = "one"
     load: int = 0
+    carried: int = 0
     is_open: bool = True
 
 
 IDLE = Candidate("idle")
 BUSY = Candidate("busy", load=9)
+FRESH = Candidate("fresh")
+WORN = Candidate("worn", carried=7)
 CLOSED = Candidate("closed", is_open=False)
 OTHER = Candidate("other", connector_id="two", load=5)
 OTHER_CLOSED = Candidate("other closed", connector_id="two", is_open=False)
@@ -29,6 +32,8 @@ OTHER_CLOSED = Candidate("other closed", connector_id="two", is_open=False)
         ([CLOSED], None, [], None),
         ([BUSY, IDLE, CLOSED], None, [], IDLE),
         ([BUSY, IDLE, CLOSED], None, [IDLE], BUSY),
+        ([WORN, FRESH], None, [], FRESH),
+        ([BUSY, WORN], None, [], WORN),
         ([BUSY, IDLE], None, [IDLE, BUSY], None),
         ([IDLE, OTHER], "two", [], OTHER),
         ([IDLE, OTHER], "two", [OTHER], IDLE),

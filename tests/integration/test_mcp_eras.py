@@ -16,6 +16,7 @@ from tests.support.mcp_servers import WITHIN, Recorder, Stage, fastmcp_server, s
 from tests.support.private_side import private_side
 
 from penstock.client import Access, TunnelTransport, mcp_session
+from penstock.client.streams import TunnelStream, TunnelStreams
 from penstock.up.options import Options, Route
 from penstock.up.ports import choose_free
 from penstock.up.program import running
@@ -115,6 +116,24 @@ async def test_a_2025_session_lives_from_initialize_to_delete(world: World) -> N
     assert world.sdk.requests[-1].method == "DELETE"
     [call] = world.sdk.calls("tools/call")
     assert call.content_type.startswith("text/event-stream")
+
+
+async def test_calls_of_a_2025_session_come_again_on_the_streams_they_had(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    open_stream = TunnelStreams.open
+
+    async def counted(streams: TunnelStreams, host: str) -> TunnelStream:
+        opened.append(host)
+        return await open_stream(streams, host)
+
+    monkeypatch.setattr(TunnelStreams, "open", counted)
+    async with mcp_session(world.url("sdk"), world.access, mode="legacy") as session:
+        for number in range(8):
+            assert text_of(await session.call_tool("hello", {"name": str(number)})) == f"Hello, {number}!"
+    # The standing GET has one; while a call's body still ends, the next may need another.
+    assert len(opened) <= 4
 
 
 async def test_a_standing_get_stream_delivers_what_the_server_says_between_calls(world: World) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import httpcore2
 import httpx2
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from penstock.secret import Secret
+
+_END_SECONDS: Final = 0.025
 
 
 class TunnelRefusedError(httpx2.ConnectError):
@@ -108,15 +111,38 @@ class _Body(httpx2.AsyncByteStream):
     def __init__(self, response: httpcore2.Response, request: httpx2.Request) -> None:
         self._response = response
         self._request = request
+        self._parts = response.aiter_stream()
+        self._is_waiting = False  # somebody reads just now, maybe another task
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _mapped(self._request):
-            async for part in self._response.aiter_stream():
+            while True:
+                self._is_waiting = True
+                try:
+                    part = await anext(self._parts)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    self._is_waiting = False
                 yield part
 
     async def aclose(self) -> None:
         with _mapped(self._request):
+            await self._read_end()
             await self._response.aclose()
+
+    async def _read_end(self) -> None:
+        """MCP's SDK closes an event stream at the answer, before it has read the body's end that comes right behind it.
+
+        A connection closed there is lost to the pool, and the next call pays for a stream of its own. An end that is not
+        there almost at once is not waited for: closing is how a call is cancelled.
+        """
+        if self._is_waiting:
+            return
+        with contextlib.suppress(TimeoutError, httpcore2.NetworkError, httpcore2.ProtocolError):
+            async with asyncio.timeout(_END_SECONDS):
+                async for _ in self._parts:
+                    return  # more than an end: it is being cancelled
 
 
 @contextlib.contextmanager

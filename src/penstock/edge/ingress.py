@@ -142,7 +142,7 @@ class Ingress:
         while (session := choose(self._sessions.links_of(tunnel_id), replica=replica, tried=tried)) is not None:
             tried.append(session)
             try:
-                stream = session.link.open_stream(head)
+                stream = session.open_stream(head)
                 async with asyncio.timeout(self._limits.open_seconds):
                     return session, stream, _read_answer(stream, await stream.response())
             except StreamRefusedError:

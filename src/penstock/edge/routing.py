@@ -22,6 +22,11 @@ class Candidate(Protocol):
         ...
 
     @property
+    def carried(self) -> int:
+        """Streams opened since it registered."""
+        ...
+
+    @property
     def is_open(self) -> bool:
         """Whether new streams may be opened: registered, not draining, below the peer's limit."""
         ...
@@ -31,11 +36,11 @@ _C = TypeVar("_C", bound=Candidate)
 
 
 def choose(links: Iterable[_C], *, replica: str | None, tried: Collection[_C]) -> _C | None:
-    """The least loaded open link not yet tried.
+    """The least loaded open link not yet tried; of equals, the one that has carried least, so that they take turns.
 
     Links of the replica asked for win over all others while one is open: a server behind it may hold the caller's
     session. When none is, any other will do, and the server itself says that it does not know the session.
     """
     able = [link for link in links if link.is_open and link not in tried]
     asked = [link for link in able if link.connector_id == replica] if replica is not None else []
-    return min(asked or able, key=lambda link: link.load, default=None)
+    return min(asked or able, key=lambda link: (link.load, link.carried), default=None)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.edge.directory import Directory
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
+    from penstock.net.link.stream import Headers
     from penstock.net.tasks import Tasks
     from penstock.schema.edges import TunnelRecord
 
@@ -175,6 +176,7 @@ class AgentSession:
         self.control: LinkStream | None = None
         self._takes_notices = False
         self._leaving = asyncio.Event()  # it unregistered, was refused, or is gone
+        self.carried = 0
         self._task: asyncio.Task[None] | None = None
 
     # --- routing.Candidate ------------------------------------------------------------------------------------------
@@ -212,6 +214,11 @@ class AgentSession:
                 async with asyncio.timeout(self._sessions.limits.handover_seconds):
                     await self._leaving.wait()
         await self.link.drained(besides=self.control)
+
+    def open_stream(self, headers: Headers) -> LinkStream:
+        """A caller's stream. Raises what `Link.open_stream` raises."""
+        self.carried += 1
+        return self.link.open_stream(headers)
 
     # --- link.LinkOwner ---------------------------------------------------------------------------------------------
 
