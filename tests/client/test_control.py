@@ -32,14 +32,17 @@ FORBIDDEN = b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n%b" % (len(_BO
 
 
 async def test_a_tunnel_is_made_certified_revealed_found_and_archived(api: Api) -> None:
-    async with ControlClient(api.control.url + "/", api.initial.api_key) as client:
+    async with (
+        ControlClient(api.control.url + "/", api.initial.tunnels_key) as client,
+        ControlClient(api.control.url, api.initial.api_key) as caller,
+    ):
         tunnel = await client.create_tunnel("echo")
         authority = ca.ca()
         certificate = await client.register_certificate(tunnel.id, authority.certificate_pem)
         assert await client.certificates(tunnel.id) == (certificate,)
         assert parse_token((await client.reveal_token(tunnel.id)).value.reveal()).cas
         assert await client.tunnel(tunnel.id) == tunnel
-        resolution = await client.resolve(f"echo.{tunnel.domain}")
+        resolution = await caller.resolve(f"echo.{tunnel.domain}")
         assert resolution.trust_anchors == (authority.certificate_pem,)
         assert (await client.archive_tunnel(tunnel.id)).archived_at is not None
         assert [found async for found in client.tunnels()] == []
@@ -66,7 +69,7 @@ async def test_the_key_is_in_no_error_and_no_repr(api: Api) -> None:
 async def test_a_revoked_key_is_an_identity_error(api: Api) -> None:
     key = await create_api_key(api.config, api.initial.workspace_id)
     async with ControlClient(api.control.url, key.secret) as client:
-        await client.create_tunnel()
+        await client.caller_ca()
         await revoke_api_key(api.config, key.id)
         error = await _refusal(client)
     assert isinstance(error, IdentityError)
@@ -75,7 +78,7 @@ async def test_a_revoked_key_is_an_identity_error(api: Api) -> None:
 
 
 async def test_an_unknown_tunnel_is_a_config_error_and_a_limit_says_its_number(api: Api) -> None:
-    async with ControlClient(api.control.url, api.initial.api_key) as client:
+    async with ControlClient(api.control.url, api.initial.tunnels_key) as client:
         with pytest.raises(ConfigError, match="tunnel not found"):
             await client.tunnel("tnl_unknown")
         for _ in range(10):
@@ -92,15 +95,18 @@ async def test_what_is_no_id_is_never_sent(tunnel_id: str) -> None:
 
 
 async def test_a_refused_ca_names_its_rule(api: Api) -> None:
-    async with ControlClient(api.control.url, api.initial.api_key) as client:
+    async with ControlClient(api.control.url, api.initial.tunnels_key) as client:
         tunnel = await client.create_tunnel()
         with pytest.raises(ConfigError, match="ca-critical"):
             await client.register_certificate(tunnel.id, ca.ca(critical=False).certificate_pem)
 
 
 async def test_a_host_without_tunnel_or_certificate_is_the_tunnels_own_refusal(api: Api) -> None:
-    async with ControlClient(api.control.url, api.initial.api_key) as client:
-        tunnel = await client.create_tunnel()
+    async with (
+        ControlClient(api.control.url, api.initial.tunnels_key) as manager,
+        ControlClient(api.control.url, api.initial.api_key) as client,
+    ):
+        tunnel = await manager.create_tunnel()
         for host, code in (
             (f"echo.{tunnel.domain}", TunnelErrorCode.CERTIFICATE_MISSING),
             ("echo.zzzzzzzz.tunnel.penstock.internal", TunnelErrorCode.TUNNEL_NOT_FOUND),
@@ -186,11 +192,11 @@ async def test_an_untrusted_certificate_is_an_identity_error_and_its_ca_file_men
     files = {"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")}
     served: Api = await start_api(tls=files)
     url = f"https://localhost:{served.control.address.port}"
-    async with ControlClient(url, served.initial.api_key) as client:
+    async with ControlClient(url, served.initial.tunnels_key) as client:
         error = await _refusal(client)
     assert isinstance(error, IdentityError)
     assert "not trusted" in error.public
-    async with ControlClient(url, served.initial.api_key, ca_file=tmp_path / "ca.crt") as client:
+    async with ControlClient(url, served.initial.tunnels_key, ca_file=tmp_path / "ca.crt") as client:
         await client.create_tunnel()
 
 
@@ -209,7 +215,7 @@ def test_a_key_that_no_header_could_carry_is_refused(key: str) -> None:
 async def test_a_companys_proxy_is_never_asked_for_this_machine(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    async with ControlClient(api.control.url, api.initial.api_key) as client:
+    async with ControlClient(api.control.url, api.initial.tunnels_key) as client:
         await client.create_tunnel()
 
 
