@@ -14,10 +14,12 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support import ca
 from tests.support.ca import HOST
 from tests.support.site import TUNNEL_ID, Echo, Origin, Source, Stalled, tunnel, until
 
+from penstock.agent.origin import NO_INGRESS
 from penstock.agent.server import Agent
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError
@@ -378,8 +380,11 @@ async def test_nothing_on_the_local_target_is_said_without_its_address(site: Sit
 
 
 async def test_without_a_local_target_the_published_text_is_answered(site: Site) -> None:
-    async with site.edge() as edge, site.agent(edge, url="", links=1):
-        response, _ = await site.ask(edge)
+    with capture_logs() as lines:
+        async with site.edge() as edge, site.agent(edge, url="", links=1):
+            for _ in range(2):
+                response, _ = await site.ask(edge)
+    assert sum(line["event"] == NO_INGRESS for line in lines) == 1  # what monitoring looks for, and no storm of it
     assert (response.status, response.header(b"penstock-error")) == (503, b"no_ingress")
     assert response.body.startswith(b"No ingress rules were defined")
 

@@ -58,6 +58,8 @@ class Origin:
         self._tasks = tasks
         self._log = log
         self._live: set[LinkStream] = set()
+        if self._place is None:
+            log.warning(NO_INGRESS)  # once: callers see it as often as they ask
 
     @property
     def live(self) -> int:
@@ -71,7 +73,6 @@ class Origin:
             # Plain requests, raw TCP and remote configuration are the published agent's; no edge of ours sends them.
             self._answer(stream, 501, TunnelErrorCode.BAD_REQUEST, "This agent carries WebSockets only.")
         elif self._place is None:
-            self._log.warning(NO_INGRESS)
             self._answer(stream, 503, TunnelErrorCode.NO_INGRESS, NO_INGRESS, meta=metadata.META_ORIGIN)
         else:
             task = self._tasks.spawn(self._open(stream, *self._place), "stream")

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from penstock import __version__
-from penstock.cli import call, roles, up
+from penstock.cli import agent, call, roles, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
 
@@ -47,13 +47,14 @@ def _options(
 
 up.add_to(app)
 roles.add_to(app)
+agent.add_to(app)
 call.add_to(app)
 
 
 def main() -> None:
     """The entry point: expected failures become one line and a hint, and nothing becomes a traceback unasked."""
     try:
-        app(args=roles.accept_go_flags(sys.argv[1:]), prog_name="penstock")
+        app(args=agent.accept_cloudflared(roles.accept_go_flags(sys.argv[1:])), prog_name="penstock")
     except PenstockError as exc:
         sys.exit(report(exc))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The roles that run alone: `penstock control`, `edge`, `agent`, `proxy`, each from a config file."""
+"""The roles that run alone, each from a config file: `penstock control`, `edge` and `proxy`; `agent` is beside this."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ def add_to(app: typer.Typer) -> None:
     store.add_to(control, app)
     app.add_typer(control, name="control")
     app.command("edge", help="The relay that agents and callers dial.")(_edge)
-    app.command("agent", help="The outbound connector beside the proxy. The token comes from TUNNEL_TOKEN or a file.")(_agent)
     app.command("proxy", help="Ends inner TLS, checks addresses, routes by host name.")(_proxy)
 
 
@@ -60,7 +59,7 @@ def _control(context: typer.Context, config: ConfigOption = None, log_level: Log
         from penstock.control.server import Control  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("control", exc)
-    _run("control", ControlConfig, Control, config, log_level)
+    start_role("control", ControlConfig, Control, config, log_level)
 
 
 def _edge(config: ConfigOption = None, log_level: LogLevel = None) -> None:
@@ -69,45 +68,7 @@ def _edge(config: ConfigOption = None, log_level: LogLevel = None) -> None:
         from penstock.edge.server import Edge  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("edge", exc)
-    _run("edge", EdgeConfig, Edge, config, log_level)
-
-
-def _agent(
-    config: ConfigOption = None,
-    token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar="TUNNEL_TOKEN_FILE", help="The tunnel token.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(envvar="TUNNEL_URL", help="The proxy; http://localhost:8080 if not given.")] = None,
-    edge: Annotated[
-        str | None, typer.Option(envvar="TUNNEL_EDGE", metavar="HOST:PORT,…", help="Edges to dial instead of the token's.")
-    ] = None,
-    cacert: Annotated[
-        Path | None, typer.Option(envvar="TUNNEL_CACERT", metavar="FILE", help="CA of the edges instead of the token's.")
-    ] = None,
-    metrics: Annotated[
-        str | None, typer.Option(envvar="TUNNEL_METRICS", metavar="HOST:PORT", help="Readiness and metrics.")
-    ] = None,
-    grace_period: Annotated[
-        str | None, typer.Option(envvar="TUNNEL_GRACE_PERIOD", help="How long calls may go on after a stop.")
-    ] = None,
-    log_level: LogLevel = None,
-) -> None:
-    try:
-        from penstock.agent.config import AgentConfig  # noqa: PLC0415 - only when asked for
-        from penstock.agent.server import Agent  # noqa: PLC0415
-    except ModuleNotFoundError as exc:
-        missing_extra("agent", exc)
-    token = os.environ.get("TUNNEL_TOKEN")  # never a flag: command lines are public
-    flags = {
-        "token": token or None,
-        "token_file": None if token else token_file,
-        "url": url,
-        "edge": edge,
-        "cacert": cacert,
-        "metrics": metrics,
-        "grace_period": grace_period,
-    }
-    _run("agent", AgentConfig, Agent, config, log_level, flags)
+    start_role("edge", EdgeConfig, Edge, config, log_level)
 
 
 def _proxy(
@@ -126,7 +87,7 @@ def _proxy(
     flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}
     file = config or _PROXY_CONFIG
     if not check_config:
-        _run("proxy", ProxyConfig, Proxy, file, log_level, flags)
+        start_role("proxy", ProxyConfig, Proxy, file, log_level, flags)
         return
     from penstock.config.load import as_yaml, load  # noqa: PLC0415 - only when asked for
 
@@ -135,7 +96,7 @@ def _proxy(
     print(as_yaml(settings), end="")  # noqa: T201 - data on stdout
 
 
-def _run(
+def start_role(
     role: str,
     model: type[Any],
     make: Callable[[Any], Role],
@@ -143,6 +104,7 @@ def _run(
     log_level: str | None,
     flags: dict[str, Any] | None = None,
 ) -> None:
+    """Read the settings of a role and run it until a signal comes."""
     from penstock.config.load import load  # noqa: PLC0415 - only when asked for
     from penstock.telemetry.log import configure, parse_level  # noqa: PLC0415
 
