@@ -37,10 +37,12 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
     await revoke_api_key(api.config, key.id)
     written = await records(api)
     assert [record["type"] for record in written] == [
+        "user_created",
         "organization_created",
         "workspace_created",
+        "user_created",
         "api_key_created",
-        "api_key_created",
+        "tunnel_token_minted",
         "enrolment_token_created",
         "tunnel_created",
         "tunnel_certificate_added",
@@ -50,8 +52,8 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
         "api_key_created",
         "api_key_revoked",
     ]
-    assert [record["position"] for record in written] == list(range(1, 13))
-    added, reveal = written[6], written[7]
+    assert [record["position"] for record in written] == list(range(1, 15))
+    added, reveal = written[8], written[9]
     assert (added["tunnel_id"], added["certificate_id"]) == (tunnel["id"], certificate["id"])
     assert added["certificate_fingerprint"] == certificate["fingerprint"]
     assert reveal["tunnel_token_id"] == revealed["id"]

@@ -42,7 +42,9 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     control = typer.Typer(help="The control plane: tunnels, certificates, callers, edges.", invoke_without_command=True)
     control.callback()(_control)
-    control.command("init", help="Make the first organization, workspace, API key and enrolment token; printed once.")(_init)
+    control.command(
+        "init", help="Make the first operator, organization, admin, workspace, keys and enrolment token; printed once."
+    )(_init)
     control.command("create-workspace", help="Make a workspace.")(_create_workspace)
     control.command("create-api-key", help="Make an API key for a workspace; printed once.")(_create_api_key)
     store.add_to(control, app)
@@ -113,9 +115,23 @@ def start_role(
     run_role(lambda: make(settings))
 
 
-def _init(config: ConfigOption = None) -> None:
+def _init(
+    config: ConfigOption = None,
+    organization: Annotated[str, typer.Option(help="Name of the first organization.")] = "default",
+    workspace: Annotated[str, typer.Option(help="Name of its first workspace.")] = "default",
+    admin_email: Annotated[str, typer.Option(help="Who administers the organization.")] = "admin@localhost",
+    operator_email: Annotated[str, typer.Option(help="Who runs the platform.")] = "operator@localhost",
+) -> None:
     settings, bootstrap = _control_rooms(config)
-    initial = asyncio.run(bootstrap.initialize(settings))
+    initial = asyncio.run(
+        bootstrap.initialize(
+            settings,
+            organization=organization,
+            workspace=workspace,
+            admin_email=admin_email.lower(),
+            operator_email=operator_email.lower(),
+        )
+    )
     _print_once(
         {
             "organization_id": initial.organization_id,
@@ -123,6 +139,10 @@ def _init(config: ConfigOption = None) -> None:
             "api_key": initial.api_key.reveal(),
             "tunnels_key": initial.tunnels_key.reveal(),
             "enrolment_token": initial.enrolment_token.reveal(),
+            "admin_email": initial.admin_email,
+            "admin_password": initial.admin_password.reveal(),
+            "operator_email": initial.operator_email,
+            "operator_password": initial.operator_password.reveal(),
         }
     )
 

@@ -69,6 +69,8 @@ class ControlConfig(RoleConfig):
     """Whether an enrolment token dies with its first use. Off, because an edge that lost its disk must come back without a
     person, and a group of edges scales with one token; whoever holds it can take an edge's name but reads no payload."""
 
+    session_lifetime: Duration = 8 * 3600.0
+    """How long a person stays signed in: a working day. A session is a bearer in a file, so it is short."""
     caller_certificate_lifetime: Duration = _DAY
     """How long a caller's certificate holds. A day: it outlasts an outage of the control plane, and a theft does not last."""
     edge_certificate_lifetime: Duration = 90 * _DAY

@@ -89,3 +89,41 @@ class Snapshot(_Wire):
     """`host:port` of every edge for agents: edges tell the agents that hold links."""
     edge_ca_pem: str = ""
     """The CAs that edges' certificates come from, one or two: for agents too."""
+
+
+class EdgeInfo(_Wire):
+    """One enrolled edge, as an operator sees it."""
+
+    id: str
+    name: str
+    server_name: str
+    caller_address: str
+    agent_address: str
+    serial: str
+    enrolled_at: datetime
+
+
+class EdgeList(_Wire):
+    """`GET /penstock/v1/edges`: all of them; there are few."""
+
+    data: tuple[EdgeInfo, ...]
+
+
+class EnrolmentToken(_Wire):
+    """One enrolment token, without its secret."""
+
+    id: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class EnrolmentTokenList(_Wire):
+    """`GET /penstock/v1/enrolment_tokens`: those that still work."""
+
+    data: tuple[EnrolmentToken, ...]
+
+
+class EnrolmentTokenCreated(EnrolmentToken):
+    """The answer, once: with the token itself."""
+
+    enrolment_token: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from penstock.control.api import audit, envelope, own, tunnels
+from penstock.control.api import audit, envelope, login, organization, own, platform, tunnels
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
 
@@ -28,6 +28,10 @@ def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
     app.include_router(tunnels.router)
     app.include_router(own.router)
     app.include_router(audit.router)
+    app.include_router(login.router)
+    app.include_router(organization.published)
+    app.include_router(organization.own)
+    app.include_router(platform.router)
     envelope.register(app)
 
     @app.get("/healthz")

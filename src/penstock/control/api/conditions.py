@@ -103,6 +103,12 @@ async def _federation_manager(principal: Annotated[Principal, Depends(_principal
     return require(principal, scopes.MANAGE_FEDERATION)
 
 
+async def _person(found: Annotated[Principal | Operator, Depends(_identity)]) -> Principal | Operator:
+    if isinstance(found, Principal) and not found.is_person:
+        raise ApiError("permission_error", "only people do this", hint="run `penstock login`")
+    return found
+
+
 async def _operator(found: Annotated[Principal | Operator, Depends(_identity)]) -> Operator:
     if not isinstance(found, Operator):
         raise ApiError("permission_error", "only a platform operator may do this", hint="sign in as an operator")
@@ -116,12 +122,8 @@ async def _edge(request: Request, core: Annotated[Core, Depends(core_of)], secre
     return edge
 
 
-async def _published(request: Request, key: Annotated[Principal, Depends(_principal)]) -> Principal:
-    # What changes nothing is a GET; people who may not manage may look.
-    if request.method == "GET":
-        require(key, scopes.MANAGE_TUNNELS, scopes.READ_TUNNELS)
-    else:
-        require(key, scopes.MANAGE_TUNNELS)
+async def versioned(request: Request, _: Annotated[Principal | Operator, Depends(_identity)]) -> set[str]:
+    """The published version header, and no unknown beta; the betas that were sent. After the credential, as everything."""
     version = request.headers.get("anthropic-version")
     if version not in _VERSIONS:
         sentence = "header is required" if version is None else "is not a known version"
@@ -129,6 +131,19 @@ async def _published(request: Request, key: Annotated[Principal, Depends(_princi
     betas = {name.strip() for line in request.headers.getlist("anthropic-beta") for name in line.split(",")} - {""}
     if unknown := sorted(betas - _KNOWN_BETAS):
         raise ApiError("invalid_request_error", f"Unexpected value(s) `{unknown[0]:.100}` for the `anthropic-beta` header")
+    return betas
+
+
+async def _published(
+    request: Request,
+    key: Annotated[Principal, Depends(_principal)],
+    betas: Annotated[set[str], Depends(versioned)],
+) -> Principal:
+    # What changes nothing is a GET; people who may not manage may look.
+    if request.method == "GET":
+        require(key, scopes.MANAGE_TUNNELS, scopes.READ_TUNNELS)
+    else:
+        require(key, scopes.MANAGE_TUNNELS)
     if TUNNELS_BETA not in betas:
         raise ApiError("invalid_request_error", f"anthropic-beta: `{TUNNELS_BETA}` is required for all Tunnel endpoints")
     return key
@@ -149,6 +164,8 @@ ByAdmin = Annotated[Principal, Depends(_admin)]
 """An organization's admin, or a workload with `org:admin`."""
 ByFederationManager = Annotated[Principal, Depends(_federation_manager)]
 """Whoever may manage federation."""
+ByPerson = Annotated[Principal | Operator, Depends(_person)]
+"""Somebody who signed in, operator or not."""
 ByOperator = Annotated[Operator, Depends(_operator)]
 """A platform operator."""
 ByEdge = Annotated[Edge, Depends(_edge)]

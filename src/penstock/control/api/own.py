@@ -8,14 +8,12 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from penstock.control.api.conditions import Bearer, ByAnyone, ByCaller, ByEdge, ByPrincipal, CoreOf, FeedOf
-from penstock.control.auth.principals import Operator
+from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, CoreOf, FeedOf
 from penstock.control.errors import ApiError
 from penstock.control.service import callers, edges, tunnels
 from penstock.protocol.hosts import normalize_host
 from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
 from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
-from penstock.schema.identities import Me
 
 router: Final = APIRouter(prefix="/penstock/v1")
 
@@ -26,20 +24,6 @@ SIGNATURE: Final = "Penstock-Signature"
 async def caller_certificate(core: CoreOf, key: ByCaller, body: CallerCertificateRequest) -> CallerCertificate:
     """A short-lived client certificate for the API key's caller."""
     return await callers.issue(core, key, body.csr_pem)
-
-
-@router.get("/me")
-async def me(identity: ByAnyone) -> Me:
-    """Whose credential this is."""
-    if isinstance(identity, Operator):
-        return Me(id=identity.id, type=identity.actor_type, organization_id=None, workspace_id=None, scopes=())
-    return Me(
-        id=identity.id,
-        type=identity.actor_type,
-        organization_id=identity.organization_id,
-        workspace_id=identity.workspace_id,
-        scopes=tuple(sorted(identity.scopes)),
-    )
 
 
 @router.get("/callers/ca")

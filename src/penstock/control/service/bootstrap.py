@@ -11,17 +11,15 @@ import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
-from penstock import ids
-from penstock.control.auth import keys, scopes
+from penstock.control.auth import scopes
 from penstock.control.auth.actors import Machine
-from penstock.control.service import audit, roots
+from penstock.control.service import api_keys, edges, organizations, people, roots, workspaces
 from penstock.control.service.core import Core
 from penstock.control.storage import tables
-from penstock.control.storage.database import Database, advance_feed
+from penstock.control.storage.database import Database
 from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.migrate import migrate, schema_version
 from penstock.control.storage.sqlite import Sqlite
@@ -49,6 +47,10 @@ class Initial:
     api_key: Secret
     tunnels_key: Secret
     enrolment_token: Secret
+    operator_email: str
+    operator_password: Secret
+    admin_email: str
+    admin_password: Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +62,48 @@ class ApiKey:
     secret: Secret
 
 
-async def initialize(config: ControlConfig, *, organization: str = "default", workspace: str = "default") -> Initial:
-    """Make the store, the master key, the roots, one organization, one workspace, its two keys and an enrolment token.
+async def initialize(
+    config: ControlConfig,
+    *,
+    organization: str = "default",
+    workspace: str = "default",
+    operator_email: str = "operator@localhost",
+    admin_email: str = "admin@localhost",
+) -> Initial:
+    """Make the store, the master key, the roots, the first operator, organization, admin, workspace, keys and enrolment token.
 
     Raises ConfigError when it was done before: nothing is ever overwritten.
     """
+    if operator_email == admin_email:
+        raise ConfigError("the operator and the organization's admin are two users", hint="give two addresses")
     vault = await asyncio.to_thread(_prepare, config)
     async with _opened(config, vault) as core, core.database.write() as connection:
         if await is_initialized(connection):
             raise ConfigError(f"{config.data_dir} is initialized already", hint="start the server, or choose another data_dir")
-        organization_id = str(UUID(bytes=core.entropy(16), version=4))
-        await connection.execute(
-            insert(tables.organizations).values(id=organization_id, name=organization, created_at=core.now())
-        )
         await roots.create_platform_roots(core, connection)
-        await roots.create_caller_ca(core, connection, organization_id)
-        created = {"created_organization_id": organization_id, "name": organization}
-        await audit.record(core, connection, _MACHINE, "organization_created", created, organization_id=organization_id)
-        workspace_id = await _new_workspace(core, connection, organization_id, workspace, is_default=True)
-        key = await _new_api_key(core, connection, organization_id, workspace_id, "first")
-        tunnels_key = await _new_api_key(core, connection, organization_id, workspace_id, "first", scope=scopes.MANAGE_TUNNELS)
-        enrolment_token = await _new_enrolment_token(core, connection)
-    return Initial(organization_id, workspace_id, key.secret, tunnels_key.secret, enrolment_token)
+        role = scopes.OPERATOR_ROLE
+        _, operator_password = await people.add(
+            core, connection, _MACHINE, organization_id=None, email=operator_email, role=role
+        )
+        row, workspace_id = await organizations.add(core, connection, _MACHINE, organization, workspace)
+        _, admin_password = await people.add(
+            core, connection, _MACHINE, organization_id=row["id"], email=admin_email, role="admin"
+        )
+        where = {"organization_id": row["id"], "workspace_id": workspace_id, "name": "first"}
+        _, api_key = await api_keys.add(core, connection, _MACHINE, **where, scope=scopes.DEVELOPER)
+        _, tunnels_key = await api_keys.add(core, connection, _MACHINE, **where, scope=scopes.MANAGE_TUNNELS)
+        _, enrolment_token = await edges.add_token(core, connection, _MACHINE)
+    return Initial(
+        organization_id=row["id"],
+        workspace_id=workspace_id,
+        api_key=api_key,
+        tunnels_key=tunnels_key,
+        enrolment_token=enrolment_token,
+        operator_email=operator_email,
+        operator_password=operator_password,
+        admin_email=admin_email,
+        admin_password=admin_password,
+    )
 
 
 async def create_workspace(config: ControlConfig, organization_id: str, name: str) -> str:
@@ -90,7 +112,7 @@ async def create_workspace(config: ControlConfig, organization_id: str, name: st
         query = select(tables.organizations.c.id).where(tables.organizations.c.id == organization_id)
         if (await connection.execute(query)).one_or_none() is None:
             raise ConfigError(f"there is no organization {organization_id}")
-        return await _new_workspace(core, connection, organization_id, name)
+        return (await workspaces.add(core, connection, _MACHINE, organization_id, name))["id"]
 
 
 async def create_api_key(config: ControlConfig, workspace_id: str, name: str = "", *, scope: str = scopes.DEVELOPER) -> ApiKey:
@@ -100,7 +122,9 @@ async def create_api_key(config: ControlConfig, workspace_id: str, name: str = "
         organization_id = (await connection.execute(query)).scalar_one_or_none()
         if organization_id is None:
             raise ConfigError(f"there is no workspace {workspace_id}")
-        return await _new_api_key(core, connection, organization_id, workspace_id, name, scope=scope)
+        where = {"organization_id": organization_id, "workspace_id": workspace_id, "name": name}
+        row, secret = await api_keys.add(core, connection, _MACHINE, **where, scope=scope)
+        return ApiKey(row["id"], row["caller_id"], secret)
 
 
 async def first_tunnels_key(config: ControlConfig) -> Secret:
@@ -115,21 +139,14 @@ async def first_tunnels_key(config: ControlConfig) -> Secret:
 async def revoke_api_key(config: ControlConfig, key_id: str) -> None:
     """End a key and, by the feed, every certificate it got."""
     async with open_core(config) as core, core.database.write() as connection:
-        t = tables.api_keys
-        query = update(t).where(t.c.id == key_id, t.c.revoked_at.is_(None)).values(revoked_at=core.now())
-        organization_id = (await connection.execute(query.returning(t.c.organization_id))).scalar_one_or_none()
-        if organization_id is None:
+        if not await api_keys.revoke(core, connection, _MACHINE, key_id):
             raise ConfigError(f"there is no live API key {key_id}")
-        await advance_feed(connection)
-        await audit.record(
-            core, connection, _MACHINE, "api_key_revoked", {"api_key_id": key_id}, organization_id=organization_id
-        )
 
 
 async def create_enrolment_token(config: ControlConfig) -> Secret:
     """One more enrolment token."""
     async with open_core(config) as core, core.database.write() as connection:
-        return await _new_enrolment_token(core, connection)
+        return (await edges.add_token(core, connection, _MACHINE))[1]
 
 
 @asynccontextmanager
@@ -201,54 +218,3 @@ def _backend(config: ControlConfig) -> Backend:
 
 def _uninitialized(config: ControlConfig) -> ConfigError:
     return ConfigError(f"{config.data_dir} is not initialized", hint="run `penstock control init`, or check data_dir")
-
-
-async def _new_workspace(
-    core: Core, connection: AsyncConnection, organization_id: str, name: str, *, is_default: bool = False
-) -> str:
-    workspace_id = core.new_id(ids.WORKSPACE)
-    await connection.execute(
-        insert(tables.workspaces).values(
-            id=workspace_id, organization_id=organization_id, name=name, is_default=is_default, created_at=core.now()
-        )
-    )
-    created = {"workspace_id": workspace_id, "name": name}
-    await audit.record(core, connection, _MACHINE, "workspace_created", created, organization_id=organization_id)
-    return workspace_id
-
-
-async def _new_api_key(
-    core: Core,
-    connection: AsyncConnection,
-    organization_id: str,
-    workspace_id: str,
-    name: str,
-    *,
-    scope: str = scopes.DEVELOPER,
-) -> ApiKey:
-    kind = keys.Kind.TUNNELS_KEY if scope == scopes.MANAGE_TUNNELS else keys.Kind.API_KEY
-    key = ApiKey(core.new_id(ids.API_KEY), core.new_id(ids.CALLER), keys.make(kind, core.entropy))
-    await connection.execute(
-        insert(tables.api_keys).values(
-            id=key.id,
-            organization_id=organization_id,
-            workspace_id=workspace_id,
-            caller_id=key.caller_id,
-            name=name,
-            digest=keys.digest(key.secret),
-            scope=scope,
-            hint=keys.hint(key.secret),
-            created_at=core.now(),
-        )
-    )
-    created = {"api_key_id": key.id, "workspace_id": workspace_id, "name": name}
-    await audit.record(core, connection, _MACHINE, "api_key_created", created, organization_id=organization_id)
-    return key
-
-
-async def _new_enrolment_token(core: Core, connection: AsyncConnection) -> Secret:
-    token = keys.make(keys.Kind.ENROLMENT, core.entropy)
-    values = {"id": core.new_id(ids.ENROLMENT), "digest": keys.digest(token), "created_at": core.now()}
-    await connection.execute(insert(tables.enrolment_tokens).values(values))
-    await audit.record(core, connection, _MACHINE, "enrolment_token_created", {"enrolment_token_id": values["id"]})
-    return token

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from penstock import ids
+from penstock.control.auth.attempts import Attempts
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Core:
     vault: Vault
     now: Callable[[], datetime] = field(default=_utc_now)
     entropy: Callable[[int], bytes] = field(default=os.urandom)
+    attempts: Attempts = field(default_factory=Attempts)
 
     def new_id(self, prefix: str) -> str:
         """A fresh public id."""

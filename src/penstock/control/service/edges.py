@@ -6,7 +6,7 @@ from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 
 from penstock import ids
 from penstock.config.types import HostPort
@@ -18,11 +18,22 @@ from penstock.control.storage.database import advance_feed
 from penstock.errors import IdentityError
 from penstock.protocol.hosts import normalize_host
 from penstock.protocol.metadata import EDGE_SERVER_NAME, PROBE_SERVER_NAME
-from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.schema.edges import (
+    EdgeEnrolment,
+    EdgeEnrolmentRequest,
+    EdgeInfo,
+    EdgeList,
+    EnrolmentToken,
+    EnrolmentTokenCreated,
+    EnrolmentTokenList,
+)
 from penstock.tls import certs
 from penstock.tls.names import edge_server_name, is_edge_name
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from penstock.control.auth.actors import Acting
     from penstock.control.service.core import Core
     from penstock.secret import Secret
 
@@ -82,6 +93,80 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
             caller_ca_pem=await roots.all_caller_cas_pem(connection),
             feed_key=await roots.feed_public_key(connection),
         )
+
+
+async def list_all(core: Core) -> EdgeList:
+    """Every edge, by name."""
+    t = tables.edges
+    async with core.database.read() as connection:
+        rows = await connection.execute(select(t).order_by(t.c.name))
+        return EdgeList(
+            data=tuple(
+                EdgeInfo(
+                    id=row.id,
+                    name=row.name,
+                    server_name=row.server_name,
+                    caller_address=str(HostPort(row.caller_host, row.caller_port)),
+                    agent_address=row.agent_address,
+                    serial=row.serial,
+                    enrolled_at=row.enrolled_at,
+                )
+                for row in rows
+            )
+        )
+
+
+async def revoke(core: Core, by: Acting, edge_id: str) -> None:
+    """End an edge's credential: it learns nothing new, and callers and agents are sent there no more.
+
+    What it knows goes stale at its own limit; an edge that was taken over is also cut from the network, its enrolment token
+    revoked and the tokens of tunnels that used it rotated.
+    """
+    t = tables.edges
+    async with core.database.write() as connection:
+        row = (await connection.execute(delete(t).where(t.c.id == edge_id).returning(t.c.name))).one_or_none()
+        if row is None:
+            raise ApiError("not_found_error", "edge not found")
+        await advance_feed(connection)
+        await audit.record(core, connection, by, "edge_revoked", {"edge_id": edge_id, "name": row.name})
+
+
+async def add_token(core: Core, connection: AsyncConnection, by: Acting) -> tuple[EnrolmentToken, Secret]:
+    """A new enrolment token and its secret."""
+    secret = keys.make(keys.Kind.ENROLMENT, core.entropy)
+    token = EnrolmentToken(id=core.new_id(ids.ENROLMENT), created_at=core.now(), revoked_at=None)
+    values = {"id": token.id, "digest": keys.digest(secret), "created_at": token.created_at}
+    await connection.execute(insert(tables.enrolment_tokens).values(values))
+    await audit.record(core, connection, by, "enrolment_token_created", {"enrolment_token_id": token.id})
+    return token, secret
+
+
+async def create_token(core: Core, by: Acting) -> EnrolmentTokenCreated:
+    """A new enrolment token, shown once."""
+    async with core.database.write() as connection:
+        token, secret = await add_token(core, connection, by)
+    return EnrolmentTokenCreated(**token.model_dump(), enrolment_token=secret.reveal())
+
+
+async def list_tokens(core: Core) -> EnrolmentTokenList:
+    """Those that still work, newest first."""
+    t = tables.enrolment_tokens
+    query = select(t.c.id, t.c.created_at, t.c.revoked_at).where(t.c.revoked_at.is_(None), t.c.spent_at.is_(None))
+    async with core.database.read() as connection:
+        rows = (await connection.execute(query.order_by(t.c.created_at.desc()))).mappings()
+        return EnrolmentTokenList(data=tuple(EnrolmentToken.model_validate(dict(row)) for row in rows))
+
+
+async def revoke_token(core: Core, by: Acting, token_id: str) -> EnrolmentToken:
+    """End an enrolment token. Raises ApiError 404 for one that does not work any more."""
+    t = tables.enrolment_tokens
+    async with core.database.write() as connection:
+        query = update(t).where(t.c.id == token_id, t.c.revoked_at.is_(None)).values(revoked_at=core.now())
+        row = (await connection.execute(query.returning(t.c.id, t.c.created_at, t.c.revoked_at))).mappings().one_or_none()
+        if row is None:
+            raise ApiError("not_found_error", "enrolment token not found")
+        await audit.record(core, connection, by, "enrolment_token_revoked", {"enrolment_token_id": token_id})
+        return EnrolmentToken.model_validate(dict(row))
 
 
 def _checked(request: EdgeEnrolmentRequest) -> tuple[str, HostPort, HostPort]:

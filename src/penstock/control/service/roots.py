@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from penstock.control.storage import tables
 from penstock.control.storage.vault import Cell
@@ -40,6 +40,11 @@ async def create_platform_roots(core: Core, connection: AsyncConnection) -> None
 async def create_caller_ca(core: Core, connection: AsyncConnection, organization_id: str) -> None:
     """Make an organization's caller CA."""
     await _create_ca(core, connection, _caller_ca_id(organization_id), "Penstock caller CA", organization_id=organization_id)
+
+
+async def remove_caller_ca(connection: AsyncConnection, organization_id: str) -> None:
+    """Destroy the caller CA of an organization that is deleted."""
+    await connection.execute(delete(tables.roots).where(tables.roots.c.id == _caller_ca_id(organization_id)))
 
 
 async def caller_ca(core: Core, connection: AsyncConnection, organization_id: str) -> certs.Authority:

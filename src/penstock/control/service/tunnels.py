@@ -162,6 +162,12 @@ async def find(connection: AsyncConnection, key: WorkspaceKey, tunnel_id: str) -
     return dict(row)
 
 
+async def forget_secret(core: Core, connection: AsyncConnection, tunnel_id: str, organization_id: str) -> None:
+    """Put nothing in a secret's place: it is gone, and not merely unreachable."""
+    nothing = core.vault.seal(b"", _cell(tunnel_id, organization_id))
+    await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(sealed_secret=nothing))
+
+
 def account(organization_id: str) -> str:
     """What stands for the organization in tokens and registrations: 32 hex digits, as the stock agent expects."""
     return UUID(organization_id).hex
