@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-
-
 if TYPE_CHECKING:
     import httpx2
     from tests.support.control import Api
