@@ -167,7 +167,7 @@ async def is_initialized(connection: AsyncConnection) -> bool:
 
 @asynccontextmanager
 async def _opened(config: ControlConfig, vault: Vault) -> AsyncGenerator[Core]:
-    database = Database(_backend(config))
+    database = Database(backend_of(config))
     try:
         yield Core(config, database, vault)
     finally:
@@ -175,7 +175,7 @@ async def _opened(config: ControlConfig, vault: Vault) -> AsyncGenerator[Core]:
 
 
 def _open_files(config: ControlConfig) -> Vault:
-    backend = _backend(config)
+    backend = backend_of(config)
     if schema_version(backend) is None:
         raise _uninitialized(config)
     vault = load_master_key(config.key_file)
@@ -192,7 +192,7 @@ def _prepare(config: ControlConfig) -> Vault:
         ) from exc
     if not os.access(config.data_dir, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write in {config.data_dir}", hint="check who owns the folder, or choose another data_dir")
-    backend = _backend(config)
+    backend = backend_of(config)
     # A key from an attempt that died half-way is used again; a database without its key is refused, never given a new one.
     if config.key_file.exists():
         vault = load_master_key(config.key_file)
@@ -204,7 +204,8 @@ def _prepare(config: ControlConfig) -> Vault:
     return vault
 
 
-def _backend(config: ControlConfig) -> Backend:
+def backend_of(config: ControlConfig) -> Backend:
+    """The database of these settings, not opened. Raises ConfigError where its driver is not installed."""
     if config.database_url is None:
         return Sqlite(config.database_file)
     try:
