@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.proxy.bodies import LAST_CHUNK, Body, BodyError, encode_chunk, make_body
+from penstock.proxy.bodies import Body, BodyError, encode_chunk, last_chunk, make_body
 from penstock.proxy.heads import Framing
 
 REST = b"GET / HTTP/1.1\r\n"
@@ -155,7 +155,7 @@ def test_the_middle_of_a_large_chunk_is_not_copied() -> None:
 
 @given(st.lists(st.binary(min_size=1), max_size=5))
 def test_what_we_encode_is_what_we_decode(payloads: list[bytes]) -> None:
-    wire = b"".join(map(encode_chunk, payloads)) + LAST_CHUNK
+    wire = b"".join(map(encode_chunk, payloads)) + last_chunk(())
     body = make_body(Framing.CHUNKED, 0)
     assert body.feed(wire) == b"".join(payloads)
     assert body.is_over

@@ -105,7 +105,7 @@ async def test_a_standing_stream_ends_at_once_and_in_order(request_: bytes) -> N
         await link.until(chunk(b"data: 1\n\n"))
         drain(r)
         assert await link.rest() == b"0\r\n\r\n"
-        assert r.closes == [1001]
+        assert not r.closes
         assert r.events("request ended")[0]["outcome"] == "drained"
         await r.until(lambda: not r.upstream.running)
 

@@ -1,16 +1,21 @@
 """Where a body ends: lengths counted, chunks decoded strictly, everything passed on as it comes. Pure.
 
 A decoder takes bytes and gives back the payload in them, says when the body is over, and hands back what came after it: the
-next request, or bytes that have no business there. Chunk extensions and trailers are dropped (RFC 9112 7.1.1, 7.1.2): a
-recipient that knows none of them must ignore the first and may discard the second.
+next request, or bytes that have no business there. Chunk extensions are dropped (RFC 9112 7.1.1), and trailers that were not
+announced or must not be one (7.1.2): a recipient that knows none of them must ignore the first and may discard the second.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from penstock.proxy.heads import Framing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.proxy.heads import Header
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _CHUNK_LINE: Final = re.compile(  # RFC 9112 7.1: no white space before the size, none after it but in extensions
@@ -34,6 +39,7 @@ class Body(Protocol):
 
     is_over: bool
     rest: bytes  # what came after the body's end
+    trailers: Sequence[Header]  # the ones that pass, once it is over
 
     def feed(self, data: bytes) -> bytes:
         """The payload in `data`; BodyError. What follows the body's end waits in `rest`."""
@@ -44,10 +50,10 @@ class Body(Protocol):
         ...
 
 
-def make_body(framing: Framing, length: int) -> Body:
-    """The decoder for a framing."""
+def make_body(framing: Framing, length: int, trailers: Sequence[bytes] = ()) -> Body:
+    """The decoder for a framing; `trailers` are the names that pass, in lower case."""
     if framing is Framing.CHUNKED:
-        return ChunkedBody()
+        return ChunkedBody(trailers)
     if framing is Framing.CLOSE:
         return CloseBody()
     return LengthBody(length if framing is Framing.LENGTH else 0)
@@ -57,6 +63,7 @@ class LengthBody:
     """Content-Length, or no body at all."""
 
     __slots__ = ("_left", "is_over", "rest")
+    trailers: Sequence[Header] = ()
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -84,6 +91,7 @@ class CloseBody:
     """Until the sender closes cleanly."""
 
     __slots__ = ("is_over", "rest")
+    trailers: Sequence[Header] = ()
 
     def __init__(self) -> None:
         self.is_over = False
@@ -101,13 +109,15 @@ class CloseBody:
 class ChunkedBody:
     """Chunked transfer coding, decoded."""
 
-    __slots__ = ("_is_last", "_left", "_line", "_trailers", "is_over", "rest")
+    __slots__ = ("_announced", "_is_last", "_left", "_line", "_trailers", "is_over", "rest", "trailers")
 
-    def __init__(self) -> None:
+    def __init__(self, announced: Sequence[bytes] = ()) -> None:
+        self._announced = announced
         self._left = 0  # of the chunk's payload and the line end behind it; 0 is between chunks
         self._line = b""  # the beginning of a line whose end has not come
         self._is_last = False
-        self._trailers = 0
+        self._trailers = 0  # their bytes
+        self.trailers: Sequence[Header] = ()
         self.is_over = False
         self.rest = b""
 
@@ -175,6 +185,9 @@ class ChunkedBody:
             raise BodyError("the trailers are too long")
         if _TRAILER.fullmatch(line) is None:
             raise BodyError("a trailer is malformed")
+        name, _, value = line.partition(b":")
+        if name.lower() in self._announced:
+            self.trailers = [*self.trailers, (name, value.strip(b" \t"))]
 
 
 def encode_chunk(payload: bytes) -> bytes:
@@ -182,4 +195,11 @@ def encode_chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-LAST_CHUNK: Final = b"0\r\n\r\n"
+def last_chunk(trailers: Sequence[Header]) -> bytes:
+    """The end of a chunked body."""
+    if not trailers:
+        return _LAST_CHUNK
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % trailer for trailer in trailers)
+
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
-from penstock.proxy.bodies import LAST_CHUNK, encode_chunk
+from penstock.proxy.bodies import encode_chunk, last_chunk
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.events import KEEPALIVE, EventStream, is_event_stream, is_standing
 from penstock.proxy.headers import upstream_request
-from penstock.proxy.heads import Framing, RequestHead, ResponseHead
+from penstock.proxy.heads import Framing, Header, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from penstock.proxy.routes import Route
     from penstock.proxy.service import Service
@@ -133,10 +133,10 @@ class Exchange:
         self._received += len(data)
         self._send(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
 
-    def request_ended(self) -> None:
+    def request_ended(self, trailers: Sequence[Header] = ()) -> None:
         """The request's body is whole."""
         if self._framing is Framing.CHUNKED:
-            self._send(LAST_CHUNK)
+            self._send(last_chunk(trailers))
         self._is_sent = True
         if self._connection is not None and self._caller is not None and not self._is_answered:
             self._caller.request_passed()
@@ -247,14 +247,14 @@ class Exchange:
             if self._is_ending and self._events is not None and self._events.is_at_boundary:
                 self._end_standing()
 
-    def response_ended(self) -> bool:
+    def response_ended(self, trailers: Sequence[Header]) -> bool:
         """As `sides.Answered`."""
         is_sent = self._is_sent
         self._connection = None
         caller = self._caller
         self._over("ok")
         if caller is not None:
-            caller.respond_end()
+            caller.respond_end(trailers)
         return is_sent
 
     def flush(self) -> None:

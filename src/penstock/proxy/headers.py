@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from penstock.errors import TunnelError
 
 # RFC 9110 7.6.1 and the ones that predate it. Content-Length, Transfer-Encoding and Host are written anew from what was
-# parsed; Trailer goes with the trailers, which are dropped.
+# parsed, Trailer and TE from what may pass.
 _HOP_BY_HOP: Final = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length proxy-authenticate"
     b" proxy-authorization".split()
@@ -46,9 +46,11 @@ def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
     if head.framing is Framing.LENGTH:
         lines.append(b"Content-Length: %d\r\n" % head.length)
     elif head.framing is Framing.CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif head.is_upgrade:
+        lines.append(_chunked(head))
+    if head.is_upgrade:
         lines.append(_SWITCH)
+    elif b"te" in head.options and _takes_trailers(head):
+        lines.append(b"Connection: TE\r\nTE: trailers\r\n")
     lines.append(b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: %b\r\n\r\n" % head.host)
     return b"".join(lines)
 
@@ -59,7 +61,7 @@ def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> by
     lines += [b"%b: %b\r\n" % (name, value) for name, value in head.headers if name.lower() not in _RESPONSE_DROPS]
     lines = _without_nominated(lines, head.options)
     if framing is Framing.CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(_chunked(head))
     elif framing is Framing.LENGTH:
         lines.append(b"Content-Length: %d\r\n" % head.length)
     elif framing is Framing.NONE and head.status >= 200 and head.status != 204:
@@ -87,6 +89,17 @@ def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes
             b"" if is_head_request else body,
         )
     )
+
+
+def _chunked(head: RequestHead | ResponseHead) -> bytes:
+    if not head.trailers:
+        return b"Transfer-Encoding: chunked\r\n"
+    return b"Transfer-Encoding: chunked\r\nTrailer: %b\r\n" % b", ".join(head.trailers)
+
+
+def _takes_trailers(head: RequestHead) -> bool:
+    codings = [coding.strip() for name, value in head.headers if name.lower() == b"te" for coding in value.lower().split(b",")]
+    return b"trailers" in codings
 
 
 def _without_nominated(lines: list[bytes], options: frozenset[bytes]) -> list[bytes]:

@@ -30,6 +30,23 @@ METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2^63, so nobody's integer overflows
 _HOST: Final = re.compile(rb"[!#$%&'()*+,\-.0-9:;=A-Z\[\]_a-z~]{1,255}")  # RFC 9110 7.2: uri-host [":" port]
 _SPECIAL: Final = frozenset({len("host"), len("connection"), len("content-length"), len("transfer-encoding")})
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+# RFC 9110 6.5.1, and the claims of headers.py: who merges trailers into headers must not find one of these.
+_NEVER: Final = frozenset(
+    b"age authorization cache-control connection cookie date expect expires forwarded host keep-alive last-event-id location"
+    b" max-forwards origin pragma range retry-after set-cookie te trailer transfer-encoding upgrade vary via warning"
+    b" www-authenticate x-real-ip".split()
+)
+_NEVER_FROM: Final = (
+    b"accept",
+    b"access-control-",
+    b"content-",
+    b"if-",
+    b"mcp-",
+    b"penstock-",
+    b"proxy-",
+    b"x-forwarded-",
+)
 _NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
@@ -45,7 +62,8 @@ class Framing(Enum):
 class RequestHead(NamedTuple):
     """One request's head, as strict as `parse_request` is.
 
-    options are those of Connection, in lower case; is_upgrade: it asks for a WebSocket.
+    options are those of Connection, in lower case; is_upgrade: it asks for a WebSocket; trailers: the ones it announces that
+    may pass.
     """
 
     method: bytes
@@ -58,10 +76,11 @@ class RequestHead(NamedTuple):
     keeps_alive: bool
     options: frozenset[bytes]
     is_upgrade: bool
+    trailers: tuple[bytes, ...]
 
 
 class ResponseHead(NamedTuple):
-    """One response's head; `length` counts where framing is LENGTH, `options` are those of Connection, in lower case."""
+    """One response's head; `length` counts where framing is LENGTH, options and trailers are as in `RequestHead`."""
 
     status: int
     reason: bytes
@@ -70,6 +89,7 @@ class ResponseHead(NamedTuple):
     length: int
     keeps_alive: bool
     options: frozenset[bytes]
+    trailers: tuple[bytes, ...]
 
 
 class HeadError(Exception):
@@ -126,7 +146,8 @@ def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> 
         framing = Framing.CLOSE
     options = _options(special)
     keeps = framing is not Framing.CLOSE and not is_http_1_0 and b"close" not in options
-    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps, options)
+    trailers = _trailers(fields.headers) if framing is Framing.CHUNKED else ()
+    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps, options, trailers)
 
 
 def check_beginning(data: bytes) -> None:
@@ -155,12 +176,20 @@ def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
     # An Upgrade is an offer that may be ignored (RFC 9110 7.8): any but WebSocket's is, and with a body that one too.
     is_plain = line[1] == b"GET" and not is_http_1_0 and framing is Framing.NONE
     is_upgrade = b"upgrade" in options and is_plain and names_websocket(headers)
-    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options, is_upgrade)
+    trailers = _trailers(headers) if framing is Framing.CHUNKED else ()
+    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options, is_upgrade, trailers)
 
 
 def names_websocket(headers: Sequence[Header]) -> bool:
     """Whether Upgrade names WebSocket and nothing else."""
     return [value.lower() for name, value in headers if name.lower() == b"upgrade"] == [b"websocket"]
+
+
+def _trailers(headers: Sequence[Header]) -> tuple[bytes, ...]:
+    """The names that Trailer announces and that may be one: nothing that anybody reads to frame, route, allow or match."""
+    values = [value for name, value in headers if len(name) == 7 and name.lower() == b"trailer"]
+    names = [name.strip() for value in values for name in value.lower().split(b",")]
+    return tuple(name for name in names if _NAME.fullmatch(name) and name not in _NEVER and not name.startswith(_NEVER_FROM))
 
 
 def _special(headers: Sequence[Header]) -> list[Header]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.transports import cut
-from penstock.proxy.bodies import LAST_CHUNK, Body, BodyError, CloseBody, encode_chunk, make_body
+from penstock.proxy.bodies import Body, BodyError, CloseBody, encode_chunk, last_chunk, make_body
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.exchange import Exchange
 from penstock.proxy.headers import caller_response, refusal
@@ -15,8 +15,9 @@ from penstock.proxy.heads import Framing, RequestHead, ResponseHead, check_begin
 from penstock.proxy.routes import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from penstock.proxy.heads import Header
     from penstock.proxy.routes import Route
     from penstock.proxy.service import Service
     from penstock.tls.names import CallerIdentity
@@ -213,7 +214,7 @@ class Pipeline(asyncio.Protocol):
         to = self._find(head.host)
         exchange = Exchange(self._service, self, head, to, f"{self.number}.{self._requests}")
         self._exchange = exchange
-        self._body = make_body(head.framing, head.length)
+        self._body = make_body(head.framing, head.length, head.trailers)
         if self._service.limits.body_bytes and head.length > self._service.limits.body_bytes:
             exchange.refuse(self._too_large())
             return
@@ -253,7 +254,7 @@ class Pipeline(asyncio.Protocol):
         if body.is_over:
             self._buffer = body.rest
             self._deadline.clear()
-            exchange.request_ended()
+            exchange.request_ended(body.trailers)
         self.update_reading()
         self._expect_more()
 
@@ -345,10 +346,10 @@ class Pipeline(asyncio.Protocol):
         """As `sides.Caller`."""
         self._out.append(encode_chunk(data) if self._respond_framing is Framing.CHUNKED else data)
 
-    def respond_end(self) -> None:
+    def respond_end(self, trailers: Sequence[Header] = ()) -> None:
         """As `sides.Caller`."""
         if self._respond_framing is Framing.CHUNKED:
-            self._out.append(LAST_CHUNK)
+            self._out.append(last_chunk(trailers))
         self.flush()
         self._next(closes=not self._keeps_alive)
 
@@ -386,12 +387,12 @@ class Pipeline(asyncio.Protocol):
         self._body = None
         self._received = 0
         self._deadline.clear()
-        if closes:
+        if closes or self._service.is_draining:
+            # A clean end, in a stop as well: a Close that goes away ends inner TLS without its close_notify, and a caller that
+            # has not read its answer yet would lose it.
             self._is_ending = True
             if self._transport is not None:
                 self._transport.close()
-        elif self._service.is_draining:
-            self._leave()
         else:
             self._deadline.set(self._service.limits.idle_timeout)
             if self._buffer:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from penstock.errors import TunnelError
-    from penstock.proxy.heads import ResponseHead
+    from penstock.proxy.heads import Header, ResponseHead
     from penstock.tls.names import CallerIdentity
 
 
@@ -30,7 +32,7 @@ class Caller(Protocol):
         """Send some of the response's body."""
         ...
 
-    def respond_end(self) -> None:
+    def respond_end(self, trailers: Sequence[Header] = ()) -> None:
         """The response is whole: the exchange is over."""
         ...
 
@@ -70,7 +72,7 @@ class Answered(Protocol):
         """Some of the body came."""
         ...
 
-    def response_ended(self) -> bool:
+    def response_ended(self, trailers: Sequence[Header]) -> bool:
         """All of it came; whether the request was sent in full too."""
         ...
 

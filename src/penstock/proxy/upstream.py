@@ -164,7 +164,7 @@ class UpstreamConnection(asyncio.Protocol):
             except BodyError as exc:
                 self._fail(f"unexpected EOF: {exc}")
             else:
-                self._finish(exchange, is_reusable=False)
+                self._finish(exchange, self._body, is_reusable=False)
         exchange.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -200,7 +200,7 @@ class UpstreamConnection(asyncio.Protocol):
             if payload:
                 exchange.response_data(payload)
         if body.is_over and self._exchange is exchange:
-            self._finish(exchange, is_reusable=self._keeps_alive and not body.rest)
+            self._finish(exchange, body, is_reusable=self._keeps_alive and not body.rest)
 
     def _receive_head(self, exchange: Answered, data: bytes) -> bytes | None:
         """What follows the head, or None when the head is not whole or the exchange has ended over it."""
@@ -230,15 +230,15 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.informed(head)
         # An answer to HEAD is where framings are misread most; such a connection is not used again.
         self._keeps_alive = head.keeps_alive and not self._is_head_request
-        self._body = make_body(head.framing, head.length)
+        self._body = make_body(head.framing, head.length, head.trailers)
         exchange.response_started(head)
         return data if self._exchange is exchange else None
 
-    def _finish(self, exchange: Answered, *, is_reusable: bool) -> None:
+    def _finish(self, exchange: Answered, body: Body, *, is_reusable: bool) -> None:
         self._body = None
         self._exchange = None
         self.is_kept = True
-        is_sent = exchange.response_ended()
+        is_sent = exchange.response_ended(body.trailers)
         if is_reusable and is_sent and not self._transport.is_closing():
             self.resume_reading()  # the caller's slowness was the exchange's, not the connection's
             self._free(is_reusable=True)
