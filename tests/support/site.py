@@ -87,6 +87,7 @@ class Site:
     version: int = 0
     dialled: list[asyncio.Transport] = field(default_factory=list)
     agent_edges: tuple[str, ...] = ()
+    caller_ca_pem: str = ""
     told_cas: tuple[certs.Authority, ...] = ()
     edge_names: list[str] = field(default_factory=lambda: [metadata.EDGE_SERVER_NAME, metadata.PROBE_SERVER_NAME])
     edge_validity: certs.Validity = field(default_factory=ca.valid)
@@ -109,6 +110,7 @@ class Site:
             tunnels=self.tunnels,
             callers=self.callers,
             agent_edges=self.agent_edges,
+            caller_ca_pem=self.caller_ca_pem,
             edge_ca_pem="".join(told.certificate_pem for told in self.told_cas),
         )
         body = snapshot.model_dump_json().encode()

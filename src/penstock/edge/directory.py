@@ -27,6 +27,8 @@ class Directory:
     callers: Mapping[str, CallerRecord]
     news: Notice = field(default_factory=Notice)
     """What agents are told: where the edges are and who signs them."""
+    caller_ca_pem: str = ""
+    """The CAs of callers; empty while control has said nothing of them."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Directory:
@@ -36,6 +38,7 @@ class Directory:
             tunnels={UUID(tunnel.wire_id): tunnel for tunnel in snapshot.tunnels},
             domains={tunnel.domain: tunnel for tunnel in snapshot.tunnels},
             callers={caller.serial: caller for caller in snapshot.callers},
+            caller_ca_pem=snapshot.caller_ca_pem,
             news=Notice(edges=snapshot.agent_edges[:MAX_EDGES], cas=_ders(snapshot.edge_ca_pem)),
         )
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identity_of
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
-from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
@@ -134,6 +134,31 @@ class Follower:
         except ValidationError as exc:
             raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from exc
 
+    # --- renewing ---------------------------------------------------------------------------------------------------
+
+    async def renewed(self, identity: EdgeIdentity, csr_pem: str) -> EdgeCertificate:
+        """The next certificate. UnavailableError while control does not answer, IdentityError when it refuses."""
+        try:
+            response = await self._client.post(
+                "/penstock/v1/edge/certificate", json={"csr_pem": csr_pem}, headers=_bearer(identity.credential)
+            )
+        except httpx2.HTTPError as exc:
+            raise UnavailableError("The control plane does not answer.", detail=str(exc) or type(exc).__name__) from exc
+        if response.status_code in {401, 403}:
+            raise self._unknown()
+        if response.status_code != 200:
+            raise UnavailableError("The control plane gives no certificate.", detail=f"status {response.status_code}")
+        try:
+            return EdgeCertificate.model_validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError("The control plane's answer to the renewal cannot be read.") from exc
+
+    def _unknown(self) -> IdentityError:
+        return IdentityError(
+            "The control plane no longer knows this edge.",
+            hint=f"remove {self._config.state_dir} and start with an enrolment token to enrol again",
+        )
+
     # --- following --------------------------------------------------------------------------------------------------
 
     async def follow(self, identity: EdgeIdentity) -> None:
@@ -171,10 +196,7 @@ class Follower:
                     self._log.info("feed advanced", version=self._feed.version)
                     await asyncio.to_thread(self._state.save_snapshot, stored)
             case 401 | 403:
-                raise IdentityError(
-                    "The control plane no longer knows this edge.",
-                    hint=f"remove {self._config.state_dir} and start with an enrolment token to enrol again",
-                )
+                raise self._unknown()
             case status:
                 raise UnavailableError("The control plane does not give the feed.", detail=f"status {status}")
 

@@ -18,6 +18,7 @@ class EdgeMetrics:
     registrations: Counter
     relayed: Counter
     feed_version: Gauge
+    certificate_expiry: Gauge
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> EdgeMetrics:
@@ -32,4 +33,7 @@ class EdgeMetrics:
             ),
             relayed=Counter("penstock_edge_relayed_bytes", "Bytes relayed", ["direction"], registry=registry),
             feed_version=Gauge("penstock_edge_feed_version", "Version of the directory in force", registry=registry),
+            certificate_expiry=Gauge(
+                "penstock_edge_certificate_expiry_timestamp_seconds", "When the edge's certificate runs out", registry=registry
+            ),
         )

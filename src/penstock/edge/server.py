@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.config.types import HostPort
@@ -10,15 +11,15 @@ from penstock.edge.feed import Feed
 from penstock.edge.follow import Follower
 from penstock.edge.ingress import Ingress
 from penstock.edge.metrics import EdgeMetrics
+from penstock.edge.renewal import Presented, Renewal
 from penstock.edge.sessions import Sessions
 from penstock.edge.state import EdgeIdentity, EdgeState
+from penstock.errors import PenstockError
 from penstock.net.listen import Listener, listen_tls
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
-from penstock.tls import contexts
-from penstock.tls.certs import KeyPair
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,7 +39,8 @@ class Edge:
         metrics = self.metrics = EdgeMetrics.on(registry)
         self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
         self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
-        self._follower = Follower(config, EdgeState(config.state_dir), self.feed, self._log)
+        self._state = EdgeState(config.state_dir)
+        self._follower = Follower(config, self._state, self.feed, self._log)
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )
@@ -100,13 +102,17 @@ class Edge:
         )
         await self._follower.catch_up(identity)
         self._tasks.spawn(self._follower.follow(identity), "feed")
-        pair = KeyPair(identity.certificate_pem, identity.key_pem)
+        presented = Presented(identity)
+        self.feed.listen(lambda _, new: self._callers_ca(presented, new.caller_ca_pem))
+        self._callers_ca(presented, self.feed.directory.caller_ca_pem)
+        renewal = Renewal(presented, self._follower, self._state, name=config.name, metrics=self.metrics, log=self._log)
+        self._tasks.spawn(renewal.keep(), "renewal")
         limits = config.limits
         self._agents = await listen_tls(
             config.agents_addr.host,
             config.agents_addr.port,
             self.sessions.accept,
-            context=contexts.edge_agents(pair),
+            context=presented.agents,
             handshake_timeout=limits.registration_seconds,
             on_failed=self._handshake_failed,
         )
@@ -114,7 +120,7 @@ class Edge:
             config.callers_addr.host,
             config.callers_addr.port,
             self.ingress.accept,
-            context=contexts.edge_callers(pair, [identity.caller_ca_pem]),
+            context=presented.callers,
             handshake_timeout=limits.head_seconds,
             on_failed=self._handshake_failed,
         )
@@ -135,6 +141,15 @@ class Edge:
         if self._admin is not None:
             await self._admin.stop()
         self._callers = self._agents = None
+
+    def _callers_ca(self, presented: Presented, pem: str) -> None:
+        """An organization came or went: its caller CA is asked for from the next connection on."""
+        if not pem or pem == presented.identity.caller_ca_pem:
+            return
+        try:
+            presented.use(replace(presented.identity, caller_ca_pem=pem))
+        except PenstockError as exc:
+            self._log.error("caller CAs not taken over", reason=exc.public, detail=exc.detail)
 
     def _handshake_failed(self, exc: Exception, transport: asyncio.Transport) -> None:
         self._log.info("tls handshake failed", reason=str(exc), peer=str(transport.get_extra_info("peername")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from penstock.errors import ConfigError
 from penstock.schema.edges import EdgeEnrolment
 from penstock.secret import Secret
+from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +54,7 @@ class EdgeState:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._key = folder / "edge.key"
+        self._next_key = folder / "edge.key.next"
         self._enrolment = folder / "enrolment.json"
         self._snapshot = folder / "snapshot.json"
         self._signature = folder / "snapshot.sig"
@@ -72,11 +74,16 @@ class EdgeState:
 
     def load_identity(self) -> EdgeIdentity | None:
         """The identity of an earlier enrolment; None on a first start."""
-        enrolment, key = self._read(self._enrolment), self._read(self._key)
+        enrolment, key, next_key = (self._read(file) for file in (self._enrolment, self._key, self._next_key))
         if enrolment is None or key is None:
             return None
         try:
-            return identity_of(EdgeEnrolment.model_validate_json(enrolment), Secret(key.decode("ascii")))
+            identity = identity_of(EdgeEnrolment.model_validate_json(enrolment), Secret(key.decode("ascii")))
+            if next_key is None:
+                return identity
+            # A renewal was cut short: the certificate on disk says which key is its own.
+            renewed = replace(identity, key_pem=Secret(next_key.decode("ascii")))
+            return renewed if certs.belong_together(renewed.certificate_pem, renewed.key_pem) else identity
         except (ValidationError, UnicodeDecodeError, ValueError):
             raise ConfigError(
                 f"{self._enrolment}: not an edge's enrolment",
@@ -87,6 +94,13 @@ class EdgeState:
         """Keep an enrolment: the key first, so that an enrolment on disk always has one."""
         self._write(self._key, lambda: key_pem.reveal().encode("ascii"))
         self._write(self._enrolment, lambda: enrolment.model_dump_json().encode())
+
+    def save_renewed(self, identity: EdgeIdentity) -> None:
+        """Keep a new certificate and its key. Cut anywhere, what is on disk is the old pair or the new one."""
+        self._write(self._next_key, lambda: identity.key_pem.reveal().encode("ascii"))
+        self._write(self._enrolment, lambda: _enrolment_of(identity).model_dump_json().encode())
+        self._write(self._key, lambda: identity.key_pem.reveal().encode("ascii"))
+        self._next_key.unlink()
 
     def load_snapshot(self) -> StoredSnapshot | None:
         """The last snapshot kept; its signature is for the feed to check."""
@@ -141,4 +155,15 @@ def identity_of(enrolment: EdgeEnrolment, key_pem: Secret) -> EdgeIdentity:
         edge_ca_pem=enrolment.edge_ca_pem,
         caller_ca_pem=enrolment.caller_ca_pem,
         feed_key=feed_key,
+    )
+
+
+def _enrolment_of(identity: EdgeIdentity) -> EdgeEnrolment:
+    return EdgeEnrolment(
+        edge_id=identity.edge_id,
+        credential=identity.credential.reveal(),
+        certificate_pem=identity.certificate_pem,
+        edge_ca_pem=identity.edge_ca_pem,
+        caller_ca_pem=identity.caller_ca_pem,
+        feed_key=base64.b64encode(identity.feed_key).decode(),
     )

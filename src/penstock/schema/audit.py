@@ -62,6 +62,7 @@ ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
     "enrolment_token_revoked": ("enrolment_token_id",),
     "edge_revoked": ("edge_id", "name"),
     "edge_enrolled": ("edge_id", "name", "enrolment_token_id", "serial"),
+    "edge_certificate_renewed": ("edge_id", "name", "serial"),
     "master_key_rotated": ("master_key_id",),
     "store_restored": (),
     "secret_unreadable": ("cell",),

@@ -39,6 +39,19 @@ class EdgeEnrolment(_Wire):
     """Base64 of the raw Ed25519 public key; pinned from now on."""
 
 
+class EdgeCertificateRequest(_Wire):
+    """`POST /penstock/v1/edge/certificate`, with the edge's credential as bearer: the next certificate, in time."""
+
+    csr_pem: str
+
+
+class EdgeCertificate(_Wire):
+    """The answer; the edge's name and addresses are those it enrolled with."""
+
+    certificate_pem: str
+    edge_ca_pem: str
+
+
 class RetiringVerifier(_Wire):
     """A tunnel secret in a rotation's overlap: it registers until then, by the edge's own clock."""
 
@@ -89,6 +102,8 @@ class Snapshot(_Wire):
     """`host:port` of every edge for agents: edges tell the agents that hold links."""
     edge_ca_pem: str = ""
     """The CAs that edges' certificates come from, one or two: for agents too."""
+    caller_ca_pem: str = ""
+    """The caller CAs of all organizations there are now; empty says nothing, and the edge keeps those it has."""
 
 
 class EdgeInfo(_Wire):

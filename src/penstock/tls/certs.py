@@ -220,6 +220,14 @@ def load_bundle(pem: str) -> list[x509.Certificate]:
         raise IdentityError("the certificates cannot be read", detail=str(exc), hint="a PEM bundle is expected") from exc
 
 
+def belong_together(certificate_pem: str, key_pem: Secret) -> bool:
+    """Whether the key is the certificate's own."""
+    try:
+        return load_certificate(certificate_pem).public_key() == load_key(key_pem).public_key()
+    except (ConfigError, IdentityError):
+        return False
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Lowercase hex SHA-256 of the DER, as the Tunnels API shows it."""
     return certificate.fingerprint(hashes.SHA256()).hex()

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Query, Response
 
 from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, CoreOf, FeedOf
 from penstock.control.errors import ApiError
-from penstock.control.service import callers, edges, tunnels
+from penstock.control.service import callers, edge_certificates, edges, tunnels
 from penstock.protocol.hosts import normalize_host
 from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
-from penstock.schema.edges import EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.schema.edges import EdgeCertificate, EdgeCertificateRequest, EdgeEnrolment, EdgeEnrolmentRequest
 
 router: Final = APIRouter(prefix="/penstock/v1")
 
@@ -46,6 +46,12 @@ async def resolve(core: CoreOf, key: ByCaller, host: Annotated[str, Query(max_le
 async def enrol(core: CoreOf, token: Bearer, body: EdgeEnrolmentRequest) -> EdgeEnrolment:
     """Become an edge, for an enrolment token."""
     return await edges.enrol(core, token, body)
+
+
+@router.post("/edge/certificate")
+async def edge_certificate(core: CoreOf, edge: ByEdge, body: EdgeCertificateRequest) -> EdgeCertificate:
+    """An edge's next certificate."""
+    return await edge_certificates.renew(core, edge, body.csr_pem)
 
 
 @router.get("/edge/snapshot")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,10 @@ from penstock import ids
 from penstock.config.types import HostPort
 from penstock.control.auth import keys, principals
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, roots
+from penstock.control.service import audit, edge_certificates, roots
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed
-from penstock.errors import IdentityError
 from penstock.protocol.hosts import normalize_host
-from penstock.protocol.metadata import EDGE_SERVER_NAME, PROBE_SERVER_NAME
 from penstock.schema.edges import (
     EdgeEnrolment,
     EdgeEnrolmentRequest,
@@ -44,10 +41,7 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
     The token is looked at inside the writing transaction, so that a single-use one is spent exactly once.
     """
     server_name, callers, agents = _checked(request)
-    try:
-        public_key = certs.load_csr(request.csr_pem)
-    except IdentityError as exc:
-        raise ApiError("invalid_request_error", f"csr_pem: {exc.public}", detail=exc.detail, hint=exc.hint) from exc
+    public_key = edge_certificates.requested_key(request.csr_pem)
     now = core.now()
     edge_id, credential = core.new_id(ids.EDGE), keys.make(keys.Kind.EDGE, core.entropy)
     async with core.database.write() as connection:
@@ -55,13 +49,8 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
         if core.config.single_use_enrolment:
             spent = update(tables.enrolment_tokens).where(tables.enrolment_tokens.c.id == enrolment.id)
             await connection.execute(spent.values(spent_at=now))
-        certificate = certs.issue_server(
-            await roots.edge_ca(core, connection),
-            public_key,
-            # The stock agent's two names (connections and its reachability probe), then where this edge is dialled.
-            names=[server_name, EDGE_SERVER_NAME, PROBE_SERVER_NAME, callers.host, agents.host],
-            validity=certs.Validity.lasting(now, timedelta(seconds=core.config.edge_certificate_lifetime)),
-            serial=core.new_serial(),
+        certificate = await edge_certificates.issue(
+            core, connection, public_key, server_name=server_name, hosts=(callers.host, agents.host)
         )
         await connection.execute(delete(tables.edges).where(tables.edges.c.name == request.name))
         await connection.execute(

@@ -73,6 +73,7 @@ class Feed:
                     callers=await _callers(self._core, connection),
                     agent_edges=await _agent_edges(connection),
                     edge_ca_pem=await roots.edge_ca_pem(connection),
+                    caller_ca_pem=await roots.all_caller_cas_pem(connection),
                 )
                 body = snapshot.model_dump_json().encode()
                 signature = (await roots.feed_key(self._core, connection)).sign(body)

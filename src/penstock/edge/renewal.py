@@ -1,0 +1,131 @@
+"""An edge's certificate, renewed before it runs out and shown from then on; connections that live do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from penstock.errors import IdentityError, PenstockError
+from penstock.net.backoff import Backoff
+from penstock.tls import certs, contexts
+from penstock.tls.certs import KeyPair
+from penstock.tls.names import edge_server_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.edge.follow import Follower
+    from penstock.edge.metrics import EdgeMetrics
+    from penstock.edge.state import EdgeIdentity, EdgeState
+    from penstock.tls.contexts import TLSContext
+
+_RENEW_LEFT: Final = 1 / 3
+"""Of its life left when it is renewed: of 90 days, 30 are there for an outage of control and for somebody to notice."""
+_LOOK_SECONDS: Final = 3600.0  # the wall clock may jump: a laptop sleeps, a machine is suspended
+
+
+class Presented:
+    """What new connections are shown. Built anew when the certificate or the CAs of callers change."""
+
+    def __init__(self, identity: EdgeIdentity) -> None:
+        self.identity = identity
+        self._agents, self._callers = _contexts(identity)
+
+    def agents(self) -> TLSContext:
+        """For the agents' port."""
+        return self._agents
+
+    def callers(self) -> TLSContext:
+        """For the callers' port."""
+        return self._callers
+
+    def use(self, identity: EdgeIdentity) -> None:
+        """From the next connection on. ConfigError, and nothing changes, where it cannot be used."""
+        self._agents, self._callers = _contexts(identity)
+        self.identity = identity
+
+
+class Renewal:
+    """Keeps what is presented fresh."""
+
+    def __init__(
+        self,
+        presented: Presented,
+        follower: Follower,
+        state: EdgeState,
+        *,
+        name: str,
+        metrics: EdgeMetrics,
+        log: FilteringBoundLogger,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._presented = presented
+        self._follower = follower
+        self._state = state
+        self._name = name
+        self._metrics = metrics
+        self._log = log
+        self._now = now
+        self._show_expiry()
+
+    async def keep(self) -> None:
+        """Renew in time, for ever; a failure is said, with the time that is left, and tried again."""
+        waits = Backoff(secrets.SystemRandom().random, base=1.0, cap=600.0)
+        while True:
+            left = (self._renew_at() - self._now()).total_seconds()
+            if left > 0:
+                await asyncio.sleep(min(left, _LOOK_SECONDS))
+                continue
+            try:
+                await self._renew()
+                waits.reset()
+            except PenstockError as exc:
+                wait = waits.next()
+                self._log.error(
+                    "edge certificate not renewed",
+                    reason=exc.public,
+                    detail=exc.detail,
+                    hint=exc.hint or "agents and callers refuse this edge once its certificate has expired",
+                    expires=self._expires().isoformat(),
+                    retry_in=round(wait, 1),
+                )
+                await asyncio.sleep(wait)
+
+    async def _renew(self) -> None:
+        key = certs.make_ec_key()
+        answer = await self._follower.renewed(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
+        certificate = certs.load_certificate(answer.certificate_pem)
+        if certificate.public_key() != key.public_key():
+            raise IdentityError("The control plane signed another key than this edge's.")
+        new = replace(
+            self._presented.identity,  # as it is by now: the CAs of callers may have changed meanwhile
+            certificate_pem=answer.certificate_pem,
+            edge_ca_pem=answer.edge_ca_pem,
+            key_pem=certs.key_to_pem(key),
+        )
+        await asyncio.to_thread(self._state.save_renewed, new)
+        self._presented.use(new)
+        self._show_expiry()
+        self._log.info("edge certificate renewed", expires=self._expires().isoformat())
+
+    def _expires(self) -> datetime:
+        return certs.load_certificate(self._presented.identity.certificate_pem).not_valid_after_utc
+
+    def _renew_at(self) -> datetime:
+        certificate = certs.load_certificate(self._presented.identity.certificate_pem)
+        end = certificate.not_valid_after_utc
+        life = max(end - certificate.not_valid_before_utc - certs.CLOCK_SKEW, timedelta())  # it was dated back by that
+        return end - life * _RENEW_LEFT
+
+    def _show_expiry(self) -> None:
+        self._metrics.certificate_expiry.set(self._expires().timestamp())
+
+
+def _contexts(identity: EdgeIdentity) -> tuple[TLSContext, TLSContext]:
+    pair = KeyPair(identity.certificate_pem, identity.key_pem)
+    return contexts.edge_agents(pair), contexts.edge_callers(pair, [identity.caller_ca_pem])
