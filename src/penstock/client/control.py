@@ -157,7 +157,7 @@ class ControlClient:
         """How to reach the tunnel of `host`. TunnelError when there is none, or none that could be trusted."""
         try:
             resolution = await self._call(Resolution, "GET", "/penstock/v1/tunnels/resolve", params={"host": host})
-        except _NotFoundError as exc:
+        except NotFoundError as exc:
             raise TunnelError(
                 TunnelErrorCode.TUNNEL_NOT_FOUND, f"no tunnel of this API key's workspace serves {host}", hint=exc.hint
             ) from exc
@@ -245,7 +245,7 @@ class ControlClient:
                 f"the {self._credential} may not do this: {message}", detail=detail, hint="use a key of the right workspace"
             )
         if status == 404:
-            return _NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")
+            return NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")
         if status in {408, 429} or status >= 500:
             return UnavailableError(
                 f"the control plane cannot serve this now: {message}", detail=detail, hint="try again shortly"
@@ -266,7 +266,7 @@ class AgentToken:
         return cls(told.id, Secret(told.tunnel_token))
 
 
-class _NotFoundError(ConfigError):
+class NotFoundError(ConfigError):
     """404: a name that this key's workspace does not have."""
 
 

@@ -21,8 +21,8 @@ def private_folder(folder: Path, *, hint: str) -> None:
         raise ConfigError(f"cannot write to {folder}: {(exc.strerror or str(exc)).lower()}", hint=hint) from exc
 
 
-def write_file(file: Path, data: str | bytes, *, mode: int = 0o600) -> None:
-    """Replace `file` in one step: a reader sees the old content or the new, also after a crash."""
+def write_file(file: Path, data: str | bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+    """Replace `file` in one step: a reader sees the old content or the new, also after a crash. owner: uid and gid."""
     content = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
@@ -31,6 +31,8 @@ def write_file(file: Path, data: str | bytes, *, mode: int = 0o600) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(mode)
+        if owner is not None:
+            os.chown(temporary, *owner)
         Path(temporary).replace(file)
     except BaseException:
         with contextlib.suppress(OSError):

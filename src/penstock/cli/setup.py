@@ -1,0 +1,233 @@
+"""`penstock setup`: provisioning of the private side, with the published flags and variables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.output import EXIT_FAILED, data, talk
+from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from datetime import datetime
+
+    from penstock.setup.check import Finding
+    from penstock.setup.keys import KeyType
+    from penstock.setup.output import Output
+    from penstock.setup.progress import Progress
+
+_HELP = """Provision a private side: CA, server certificate, the agent's token.
+
+    \b
+    penstock setup init --api-url=https://penstock.example.com --output=dir:/data
+    penstock setup renew-cert --output=dir:/data --renew-before=720h
+    penstock setup check /data
+
+    Exit codes: 0 done or nothing to do, 1 refused or not reachable (run again), 2 a flag, variable or file is wrong.
+    """
+
+_CREDENTIAL = """The credential comes from the environment: ANTHROPIC_FEDERATION_RULE_ID, ANTHROPIC_ORGANIZATION_ID,
+    ANTHROPIC_WORKSPACE_ID (optional) and ANTHROPIC_IDENTITY_TOKEN_FILE or ANTHROPIC_IDENTITY_TOKEN; or API_TOKEN with a
+    Tunnels API key."""
+
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output", metavar="dir:PATH|k8s-secret:NAME", help="Where it is kept; in a pod k8s-secret:mcp-gateway."),
+]
+Duration = Annotated[str, typer.Option(metavar="DURATION", help="How long the server certificate lasts.")]
+KeyTypeOption = Annotated[
+    str | None,
+    typer.Option("--key-type", metavar="rsa|ecdsa", help="Of a new server key: RSA-4096 as published (default), or P-256."),
+]
+ApiUrl = Annotated[str | None, typer.Option(envvar="API_URL", help="The platform's API.")]
+ApiCa = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="CA of a private platform; else platform-ca.crt in the output, if any.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    setup = typer.Typer(help=_HELP, no_args_is_help=True)
+    setup.command("init", help=f"Make or complete an output; running it again changes nothing.\n\n    {_CREDENTIAL}")(init)
+    setup.command("renew-cert", help="Renew the server certificate under the stored CA; no network.")(renew_cert)
+    setup.command("check", help="Hold a directory to every rule, before anything is deployed.")(check)
+    app.add_typer(setup, name="setup")
+
+
+def init(
+    api_url: ApiUrl = None,
+    tunnel_id: Annotated[
+        str | None, typer.Option(envvar="TUNNEL_ID", help="An existing tunnel (tnl_…); without it the output's, or a new one.")
+    ] = None,
+    output: OutputOption = None,
+    cert_duration: Duration = "2160h",
+    token_version: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Any text; when it changes, the agent's token is rotated.")
+    ] = None,
+    key_type: KeyTypeOption = None,
+    api_ca_file: ApiCa = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,  # noqa: FBT002 - typer's way of a flag
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """`setup init`."""
+    from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415 - only when asked for
+    from penstock.setup.output import parse_output  # noqa: PLC0415
+    from penstock.setup.provision import Wanted, provision  # noqa: PLC0415
+
+    if not api_url:
+        raise ConfigError("--api-url is required", hint="for example --api-url=https://penstock.example.com, or API_URL")
+    destination = parse_output(output)
+    credential = find_credential(os.environ)
+    progress = _progress(is_dry=dry_run)
+    url = api_url
+
+    async def run() -> dict[str, Any]:
+        ca_file = api_ca_file or _stored_platform_ca(destination)
+        wanted = Wanted(
+            tunnel_id=tunnel_id or None,
+            token_version=token_version,
+            duration=_duration(cert_duration, "--cert-duration"),
+            key_type=_key_type(key_type),
+            platform_ca=_read(api_ca_file) if api_ca_file else None,
+        )
+        async with await open_platform(url, credential, ca_file=ca_file) as platform:
+            done = await provision(destination, platform, wanted, progress)
+        return {"tunnel_id": done.tunnel_id if done else None, "tunnel_domain": done.domain if done else None}
+
+    outcome = _run(run())
+    _finish(destination, progress, outcome, as_json=as_json)
+
+
+def renew_cert(
+    output: OutputOption = None,
+    cert_duration: Duration = "2160h",
+    renew_before: Annotated[
+        str, typer.Option(metavar="DURATION", help="Do nothing while more than this is left; 0 renews always.")
+    ] = "0",
+    key_type: KeyTypeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """`setup renew-cert`."""
+    from penstock.setup.output import parse_output  # noqa: PLC0415 - only when asked for
+    from penstock.setup.renewal import renew  # noqa: PLC0415
+
+    destination = parse_output(output)
+    progress = _progress(is_dry=dry_run)
+    end: datetime = _run(
+        renew(
+            destination,
+            progress,
+            duration=_duration(cert_duration, "--cert-duration"),
+            renew_before=_duration(renew_before, "--renew-before"),
+            key_type=_key_type(key_type),
+        )
+    )
+    _finish(destination, progress, {"expires_at": end.isoformat()}, as_json=as_json)
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    tunnel_domain: Annotated[str, typer.Option(help="The domain, where the directory does not say it.")] = "",
+    api_url: ApiUrl = None,
+    tunnel_id: Annotated[str | None, typer.Option(envvar="TUNNEL_ID", help="Asked about at --api-url.")] = None,
+    api_ca_file: ApiCa = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """`setup check`."""
+    from penstock.setup import material  # noqa: PLC0415 - only when asked for
+    from penstock.setup.check import check_files, check_platform  # noqa: PLC0415
+    from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415
+    from penstock.setup.directory import Directory  # noqa: PLC0415
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a directory", hint="name the directory that holds tls.crt and ca.crt")
+
+    async def run() -> list[Finding]:
+        entries = await Directory(folder).load()
+        findings = check_files(entries, tunnel_domain)
+        if api_url:
+            known = tunnel_id or entries.get(material.TUNNEL_ID, "").strip()
+            if not known:
+                raise ConfigError("which tunnel?", hint="give --tunnel-id, or write the id to tunnel-id")
+            stored = folder / material.PLATFORM_CA
+            ca_file = api_ca_file or (stored if stored.exists() else None)
+            async with await open_platform(api_url, find_credential(os.environ), ca_file=ca_file) as platform:
+                findings += await check_platform(entries, platform, known)
+        return findings
+
+    findings = _run(run())
+    if as_json:
+        listed = [{"subject": f.subject, "problem": f.problem, "hint": f.hint if f.problem else None} for f in findings]
+        data().print_json(json.dumps({"findings": listed}))
+    else:
+        for finding in findings:
+            data().print(f"{'✗' if finding.problem else '✓'} {finding.subject}", markup=False)
+            if finding.problem:
+                data().print(f"    {finding.problem}\n    hint: {finding.hint}", markup=False)
+    if any(finding.problem for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _finish(output: Output, progress: Progress, outcome: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        listed = {"output": str(output), "dry_run": progress.is_dry, "changes": progress.changes}
+        data().print_json(json.dumps(outcome | listed))
+    elif not progress.changes:
+        talk().print(f"{output}: nothing to do", markup=False)
+    else:
+        talk().print(f"{output}: {'nothing was changed (dry run)' if progress.is_dry else 'done'}", markup=False)
+
+
+def _progress(*, is_dry: bool) -> Progress:
+    from penstock.setup.progress import Progress  # noqa: PLC0415 - only when asked for
+
+    console = talk()
+    return Progress(lambda sentence: console.print(sentence, markup=False), is_dry=is_dry)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def _duration(text: str, flag: str) -> timedelta:
+    from penstock.config.types import parse_duration  # noqa: PLC0415 - only when asked for
+
+    try:
+        return timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError) as exc:
+        raise ConfigError(f"{flag}: {exc}", hint="a Go duration, for example 2160h") from None
+
+
+def _key_type(text: str | None) -> KeyType | None:
+    from penstock.setup.keys import KeyType  # noqa: PLC0415 - only when asked for
+
+    if text is None:
+        return None
+    try:
+        return KeyType(text)
+    except ValueError:
+        raise ConfigError(f"--key-type: {text!r} is not rsa or ecdsa") from None
+
+
+def _stored_platform_ca(output: Output) -> Path | None:
+    from penstock.setup import material  # noqa: PLC0415 - only when asked for
+    from penstock.setup.directory import Directory  # noqa: PLC0415
+
+    if isinstance(output, Directory) and (output.folder / material.PLATFORM_CA).exists():
+        return output.folder / material.PLATFORM_CA
+    return None
+
+
+def _read(file: Path) -> str:
+    from penstock.tls.contexts import read_pem  # noqa: PLC0415 - only when asked for
+
+    return read_pem(file)

@@ -1,0 +1,103 @@
+"""A directory as output: one file an entry, replaced whole, private unless the entry is public, its owner kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from penstock.config.files import private_folder, read_file, write_file
+from penstock.errors import ConfigError, UnavailableError
+from penstock.setup import material
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+_LOCK: Final = ".setup.lock"
+_PATIENCE: Final = 60.0  # seconds; a run takes a few, RSA-4096 included
+_LOOK_EVERY: Final = 0.1
+_ENTRIES: Final = sorted({
+    value for name, value in vars(material).items() if name.isupper() and isinstance(value, str)
+})  # fmt: skip
+
+
+class Directory:
+    """`dir:PATH`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def of(cls, path: str) -> Directory:
+        """From what stands behind `dir:`."""
+        return cls(Path(path).expanduser())
+
+    def __str__(self) -> str:
+        return f"dir:{self.folder}"
+
+    @contextlib.asynccontextmanager
+    async def exclusively(self) -> AsyncGenerator[None]:
+        """As `Output`; a lock that ends with its process, so that a killed run leaves none behind."""
+        private_folder(self.folder, hint="choose a directory you can write with --output, or give this one to its user")
+        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await _lock(descriptor, self.folder)
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def load(self) -> dict[str, str]:
+        """As `Output`."""
+        found = {name: read_file(self.folder / name) for name in _ENTRIES}
+        return {name: text for name, text in found.items() if text is not None}
+
+    async def store(self, changes: Mapping[str, str | None]) -> None:
+        """As `Output`."""
+        for name, text in changes.items():
+            file = self.folder / name
+            if text is None:
+                file.unlink(missing_ok=True)
+                continue
+            mode = 0o644 if name in material.PUBLIC else 0o600
+            with contextlib.suppress(FileNotFoundError):
+                mode |= file.stat().st_mode & 0o044  # the published manual flow opens the key to the proxy's user
+            write_file(file, text, mode=mode, owner=_owner(file))
+        _sync(self.folder)
+
+
+def _owner(file: Path) -> tuple[int, int] | None:
+    """Whom a new version belongs to, when root writes into somebody's directory."""
+    if os.geteuid() != 0:
+        return None
+    status = file.stat() if file.exists() else file.parent.stat()
+    return status.st_uid, status.st_gid
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)  # the names, not only the contents
+    finally:
+        os.close(descriptor)
+
+
+async def _lock(descriptor: int, folder: Path) -> None:
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if loop.time() > give_up:
+                raise UnavailableError(
+                    f"another setup has been working on {folder} for {_PATIENCE:g} s",
+                    hint="let it finish, or stop it, and run again",
+                ) from None
+            await asyncio.sleep(_LOOK_EVERY)
+        except OSError as exc:
+            raise ConfigError(f"cannot lock {folder}: {(exc.strerror or str(exc)).lower()}") from exc
+        else:
+            return
