@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select
 from tests.support.store import database
 
 from penstock.control.auth.actors import Machine
 from penstock.control.service import audit
 from penstock.control.service.bootstrap import create_api_key, open_core, revoke_api_key
-from penstock.control.storage import tables
 from penstock.schema.audit import ACTIVITIES
 
 if TYPE_CHECKING:
@@ -21,12 +19,6 @@ __all__ = ["database"]  # both of them
 pytestmark = pytest.mark.anyio
 
 
-async def records(api: Api) -> list[dict[str, Any]]:
-    async with open_core(api.config) as core, core.database.read() as connection:
-        query = select(tables.audit.c.body).order_by(tables.audit.c.position)
-        return [json.loads(body) for body in (await connection.execute(query)).scalars()]
-
-
 async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: Api) -> None:
     tunnel = await api.tunnel(display_name="echo")
     certificate = (await api.register(tunnel["id"])).json()
@@ -35,7 +27,7 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
     await api.enrol()
     key = await create_api_key(api.config, api.initial.workspace_id, "second")
     await revoke_api_key(api.config, key.id)
-    written = await records(api)
+    written = await api.audit_records()
     assert [record["type"] for record in written] == [
         "user_created",
         "organization_created",
@@ -64,7 +56,7 @@ async def test_what_is_done_and_what_is_revealed_is_written_down_in_order(api: A
 
 async def test_a_record_says_who_did_it_and_from_where(api: Api) -> None:
     response = await api.http.post("/v1/tunnels", json={}, headers={"user-agent": "curl/8"})
-    record = (await records(api))[-1]
+    record = (await api.audit_records())[-1]
     assert record["actor"]["type"] == "api_key"
     assert record["actor"]["ip_address"] == "127.0.0.1"
     assert record["actor"]["user_agent"] == "curl/8"
@@ -75,23 +67,23 @@ async def test_a_record_says_who_did_it_and_from_where(api: Api) -> None:
 async def test_no_record_holds_a_secret(api: Api) -> None:
     tunnel = await api.tunnel()
     token = (await api.http.post(f"/v1/tunnels/{tunnel['id']}/reveal_token")).json()["tunnel_token"]
-    text = json.dumps(await records(api))
+    text = json.dumps(await api.audit_records())
     for secret in (token, api.initial.api_key.reveal(), api.initial.enrolment_token.reveal()):
         assert secret not in text
 
 
 async def test_a_refused_request_leaves_no_record(api: Api) -> None:
-    before = await records(api)
+    before = await api.audit_records()
     await api.http.post("/v1/tunnels/tnl_unknown/reveal_token")
     await api.http.post("/v1/tunnels", json={"display_name": ""})
-    assert await records(api) == before
+    assert await api.audit_records() == before
 
 
 async def test_archiving_again_is_written_down_once(api: Api) -> None:
     tunnel = await api.tunnel()
     for _ in range(3):
         await api.http.post(f"/v1/tunnels/{tunnel['id']}/archive")
-    assert [record["type"] for record in await records(api)].count("tunnel_archived") == 1
+    assert [record["type"] for record in await api.audit_records()].count("tunnel_archived") == 1
 
 
 async def test_an_activity_with_other_fields_than_its_own_is_a_defect(api: Api) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from sqlalchemy import select
 from tests.support import ca
 
 from penstock.config.load import validate
 from penstock.control.config import ControlConfig
 from penstock.control.server import Control
-from penstock.control.service.bootstrap import Initial, initialize
+from penstock.control.service.bootstrap import Initial, initialize, open_core
+from penstock.control.storage import tables
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -61,6 +64,12 @@ class Api:
         }
         headers = self.bearing(token or self.initial.enrolment_token)
         return await self.http.post("/penstock/v1/edges/enrol", json=body, headers=headers)
+
+    async def audit_records(self) -> list[dict[str, Any]]:
+        """Everything in the audit log, oldest first, as it is stored."""
+        async with open_core(self.config) as core, core.database.read() as connection:
+            query = select(tables.audit.c.body).order_by(tables.audit.c.position)
+            return [json.loads(body) for body in (await connection.execute(query)).scalars()]
 
     async def snapshot(self, credential: str, *, after: int = -1, wait: float = 0) -> httpx2.Response:
         return await self.http.get(

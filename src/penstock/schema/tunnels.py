@@ -29,6 +29,26 @@ class TunnelCreate(_Wire):
     display_name: str | None = Field(default=None, min_length=1, max_length=255)
 
 
+class LaunchTunnel(Tunnel):
+    """One tunnel in the launch edition, which names its workspace; null is the organization's default one."""
+
+    workspace_id: str | None
+
+
+class LaunchTunnelPage(_Wire):
+    """One page of tunnels in the launch edition, newest first."""
+
+    data: tuple[LaunchTunnel, ...]
+    next_page: str | None = None
+
+
+class TokenRotation(_Wire):
+    """Body of `POST …/rotate_token`."""
+
+    reason: str | None = Field(default=None, max_length=1024)
+    """Kept in the audit log."""
+
+
 class TunnelToken(_Wire):
     """The agent's credential. `id` changes with the value."""
 

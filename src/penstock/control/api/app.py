@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from penstock.control.api import audit, envelope, login, organization, own, platform, tunnels
+from penstock.control.api import audit, envelope, launch, login, organization, own, platform, tunnels
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
 
@@ -26,6 +26,7 @@ def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
     app.state.core = core
     app.state.feed = feed
     app.include_router(tunnels.router)
+    app.include_router(launch.router)
     app.include_router(own.router)
     app.include_router(audit.router)
     app.include_router(login.router)

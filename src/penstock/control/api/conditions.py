@@ -17,10 +17,11 @@ from penstock.control.service.feed import Feed
 from penstock.secret import Secret
 
 TUNNELS_BETA: Final = "mcp-tunnels-2026-06-22"
+LAUNCH_BETA: Final = "mcp-tunnels-2026-05-19"
 # What SDKs send along with the tunnels' own; anything else is refused, as published.
 _KNOWN_BETAS: Final = {
     TUNNELS_BETA,
-    "mcp-tunnels-2026-05-19",
+    LAUNCH_BETA,
     "oauth-2025-04-20",
     "oidc-federation-2026-04-01",
     "mcp-client-2025-11-20",
@@ -29,6 +30,7 @@ _KNOWN_BETAS: Final = {
 _VERSIONS: Final = {"2023-06-01", "2026-10-21"}
 _HINTS: Final = {
     scopes.MANAGE_TUNNELS: "tunnels are managed with a Tunnels API key, a token of that scope or a person's session",
+    scopes.ORG_MANAGE_TUNNELS: "the launch edition of the Tunnels API takes a workload's token of that scope, or a session",
     scopes.DEVELOPER: "calls are made with an API key, a token of that scope or a person's session",
     scopes.ADMIN: "sign in as an admin of the organization",
     scopes.MANAGE_FEDERATION: "sign in as somebody who may manage federation",
@@ -144,9 +146,21 @@ async def _published(
         require(key, scopes.MANAGE_TUNNELS, scopes.READ_TUNNELS)
     else:
         require(key, scopes.MANAGE_TUNNELS)
-    if TUNNELS_BETA not in betas:
-        raise ApiError("invalid_request_error", f"anthropic-beta: `{TUNNELS_BETA}` is required for all Tunnel endpoints")
+    _require(TUNNELS_BETA, betas)
     return key
+
+
+async def _published_at_launch(
+    key: Annotated[Principal, Depends(_principal)], betas: Annotated[set[str], Depends(versioned)]
+) -> Principal:
+    require(key, scopes.ORG_MANAGE_TUNNELS)
+    _require(LAUNCH_BETA, betas)
+    return key
+
+
+def _require(beta: str, betas: set[str]) -> None:
+    if beta not in betas:
+        raise ApiError("invalid_request_error", f"anthropic-beta: `{beta}` is required for all Tunnel endpoints")
 
 
 CoreOf = Annotated[Core, Depends(core_of)]
@@ -160,6 +174,8 @@ ByCaller = Annotated[Principal, Depends(_caller)]
 """Whoever may call through tunnels: an API key, a developer's token or session."""
 ByTunnels = Annotated[Principal, Depends(_published)]
 """Whoever manages tunnels (or, for a GET, may look at them), with the published version and beta headers."""
+ByLaunchTunnels = Annotated[Principal, Depends(_published_at_launch)]
+"""Whoever manages tunnels of the whole organization, with the launch edition's headers."""
 ByAdmin = Annotated[Principal, Depends(_admin)]
 """An organization's admin, or a workload with `org:admin`."""
 ByFederationManager = Annotated[Principal, Depends(_federation_manager)]

@@ -1,4 +1,4 @@
-"""The published Tunnels API, as far as it goes today: `/v1/tunnels` and the certificates of a tunnel."""
+"""The published Tunnels API, current edition: `/v1/tunnels` and the certificates of a tunnel, within one workspace."""
 
 # ruff: noqa: TC001 - FastAPI reads the annotations at run time
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query
 from penstock.control.api.conditions import ByTunnels, CoreOf
 from penstock.control.service import certificates, tunnels
 from penstock.schema.tunnels import (
+    TokenRotation,
     Tunnel,
     TunnelCertificate,
     TunnelCertificateCreate,
@@ -58,6 +59,12 @@ async def reveal_token(core: CoreOf, key: ByTunnels, tunnel_id: str) -> TunnelTo
     return await tunnels.reveal_token(core, key, tunnel_id)
 
 
+@router.post("/{tunnel_id}/rotate_token")
+async def rotate_token(core: CoreOf, key: ByTunnels, tunnel_id: str, body: TokenRotation | None = None) -> TunnelToken:
+    """A fresh token; the old value opens no new link."""
+    return await tunnels.rotate_token(core, key, tunnel_id, body.reason if body else None)
+
+
 @router.post("/{tunnel_id}/certificates")
 async def register_certificate(
     core: CoreOf, key: ByTunnels, tunnel_id: str, body: TunnelCertificateCreate
@@ -79,3 +86,15 @@ async def list_certificates(
     """CA certificates of a tunnel, newest first."""
     found = await certificates.list_page(core, key, tunnel_id, include_archived=include_archived, limit=limit, cursor=page)
     return TunnelCertificatePage(data=found.data, next_page=found.next_page)
+
+
+@router.get("/{tunnel_id}/certificates/{certificate_id}")
+async def get_certificate(core: CoreOf, key: ByTunnels, tunnel_id: str, certificate_id: str) -> TunnelCertificate:
+    """One CA certificate, archived or not."""
+    return await certificates.get(core, key, tunnel_id, certificate_id)
+
+
+@router.post("/{tunnel_id}/certificates/{certificate_id}/archive")
+async def archive_certificate(core: CoreOf, key: ByTunnels, tunnel_id: str, certificate_id: str) -> TunnelCertificate:
+    """Archive; again on an archived certificate it returns the record."""
+    return await certificates.archive(core, key, tunnel_id, certificate_id)

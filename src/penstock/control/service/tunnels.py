@@ -1,9 +1,13 @@
-"""Tunnels: create, look up, list, archive, reveal the token, resolve a host. All within the workspace of the key that asks."""
+"""Tunnels: create, look up, list, archive, reveal and rotate the token, resolve a host.
+
+All within the reach of the credential that asks: its workspace, or in the API's launch edition its organization.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -19,16 +23,17 @@ from penstock.control.storage.vault import Cell
 from penstock.protocol.token import MAX_EDGES
 from penstock.protocol.token import TunnelToken as AgentToken
 from penstock.schema.callers import EdgeAddress, Resolution
-from penstock.schema.tunnels import Tunnel, TunnelToken
+from penstock.schema.tunnels import LaunchTunnel, Tunnel, TunnelToken
 from penstock.secret import Secret
 from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from penstock.control.auth.principals import WorkspaceKey
+    from penstock.control.auth.principals import Principal
     from penstock.control.service.core import Core
 
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -36,9 +41,23 @@ _LABEL: Final = 8  # as published: 36^8 names, and no two tunnels ever share one
 _SECRET: Final = 32
 
 _t = tables.tunnels
+_described = select(_t, tables.workspaces.c.is_default).join(tables.workspaces, tables.workspaces.c.id == _t.c.workspace_id)
 
 
-async def create(core: Core, key: WorkspaceKey, display_name: str | None) -> Tunnel:
+class Reach(Enum):
+    """Which tunnels a credential is asked about."""
+
+    WORKSPACE = "workspace"
+    ORGANIZATION = "organization"
+
+    def of(self, key: Principal) -> ColumnElement[bool]:
+        """The condition on a tunnel's row."""
+        if self is Reach.WORKSPACE:
+            return _t.c.workspace_id == key.workspace_id
+        return _t.c.organization_id == key.organization_id
+
+
+async def create(core: Core, key: Principal, display_name: str | None) -> Tunnel:
     """A new tunnel with a domain that nobody ever had. Raises ApiError at the organization's limit."""
     async with core.database.write() as connection:
         await lock_organization(connection, key.organization_id)
@@ -67,15 +86,26 @@ async def create(core: Core, key: WorkspaceKey, display_name: str | None) -> Tun
     return _tunnel(row)
 
 
-async def get(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
-    """One tunnel of the key's workspace; ApiError 404 for any other, whether it exists or not."""
+async def get(core: Core, key: Principal, tunnel_id: str, reach: Reach = Reach.WORKSPACE) -> LaunchTunnel:
+    """One tunnel within reach; ApiError 404 for any other, whether it exists or not."""
     async with core.database.read() as connection:
-        return _tunnel(await find(connection, key, tunnel_id))
+        return _tunnel(await find(connection, key, tunnel_id, reach))
 
 
-async def list_page(core: Core, key: WorkspaceKey, *, include_archived: bool, limit: int, cursor: str | None) -> Page[Tunnel]:
-    """Newest first."""
-    query = select(_t).where(_t.c.workspace_id == key.workspace_id)
+async def list_page(
+    core: Core,
+    key: Principal,
+    *,
+    include_archived: bool,
+    limit: int,
+    cursor: str | None,
+    reach: Reach = Reach.WORKSPACE,
+    workspace_id: str | None = None,
+) -> Page[LaunchTunnel]:
+    """Newest first; of one workspace where one is named."""
+    query = _described.where(reach.of(key))
+    if workspace_id is not None:
+        query = query.where(_t.c.workspace_id == workspace_id)
     if not include_archived:
         query = query.where(_t.c.archived_at.is_(None))
     if cursor is not None:
@@ -86,10 +116,10 @@ async def list_page(core: Core, key: WorkspaceKey, *, include_archived: bool, li
         return cut([_tunnel(dict(row)) for row in rows], limit)
 
 
-async def archive(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
+async def archive(core: Core, key: Principal, tunnel_id: str, reach: Reach = Reach.WORKSPACE) -> LaunchTunnel:
     """Retire a tunnel with its certificates and its token, for ever. Again on an archived one: the record as it is."""
     async with core.database.write() as connection:
-        row = dict(await find(connection, key, tunnel_id))
+        row = dict(await find(connection, key, tunnel_id, reach))
         if row["archived_at"] is None:
             row["archived_at"] = core.now()
             await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(archived_at=row["archived_at"]))
@@ -102,30 +132,58 @@ async def archive(core: Core, key: WorkspaceKey, tunnel_id: str) -> Tunnel:
     return _tunnel(row)
 
 
-async def reveal_token(core: Core, key: WorkspaceKey, tunnel_id: str) -> TunnelToken:
-    """The agent's token: the published members, and where and by which CA our agents find the edges."""
+async def reveal_token(core: Core, key: Principal, tunnel_id: str, reach: Reach = Reach.WORKSPACE) -> TunnelToken:
+    """The agent's token: the same value until it is rotated."""
     async with core.database.write() as connection:  # for the audit record
-        row = await find(connection, key, tunnel_id)
-        if row["archived_at"] is not None:
-            raise ApiError("conflict_error", "the tunnel is archived; it has no token any more", hint="create a new tunnel")
+        row = await _with_token(connection, key, tunnel_id, reach)
         secret = core.vault.open(row["sealed_secret"], _cell(tunnel_id, key.organization_id))
-        addresses = (
-            (await connection.execute(select(tables.edges.c.agent_address).order_by(tables.edges.c.name))).scalars().all()
-        )
-        ca = certs.certificate_to_der(certs.load_certificate(await roots.edge_ca_pem(connection)))
         seen = {"tunnel_id": tunnel_id, "tunnel_token_id": row["token_id"]}
         await audit.record(core, connection, key, "tunnel_token_revealed", seen)
+        return await _token(connection, row, secret)
+
+
+async def rotate_token(
+    core: Core, key: Principal, tunnel_id: str, reason: str | None, reach: Reach = Reach.WORKSPACE
+) -> TunnelToken:
+    """A fresh token. The old value opens no new link from now on; links that it opened stay, as published."""
+    async with core.database.write() as connection:
+        await lock_organization(connection, key.organization_id)  # two at once: the second rotates the first one's token
+        row = await _with_token(connection, key, tunnel_id, reach)
+        secret = core.entropy(_SECRET)
+        changed = {
+            "sealed_secret": core.vault.seal(secret, _cell(tunnel_id, key.organization_id)),
+            "verifier": hashlib.sha256(secret).hexdigest(),
+            "token_id": _token_id(row["wire_id"], secret),
+        }
+        await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(changed))
+        await advance_feed(connection)
+        done = {"tunnel_id": tunnel_id, "tunnel_token_id": changed["token_id"], "reason": reason}
+        await audit.record(core, connection, key, "tunnel_token_rotated", done)
+        return await _token(connection, {**row, **changed}, secret)
+
+
+async def _with_token(connection: AsyncConnection, key: Principal, tunnel_id: str, reach: Reach) -> Mapping[str, Any]:
+    row = await find(connection, key, tunnel_id, reach)
+    if row["archived_at"] is not None:
+        raise ApiError("conflict_error", "the tunnel is archived; it has no token any more", hint="create a new tunnel")
+    return row
+
+
+async def _token(connection: AsyncConnection, row: Mapping[str, Any], secret: bytes) -> TunnelToken:
+    """The published members, and where and by which CA our agents find the edges."""
+    query = select(tables.edges.c.agent_address).order_by(tables.edges.c.name)
+    addresses = (await connection.execute(query)).scalars().all()
     token = AgentToken(
-        account=account(key.organization_id),
+        account=account(row["organization_id"]),
         tunnel_id=UUID(row["wire_id"]),
         secret=Secret(base64.b64encode(secret).decode()),
         edges=tuple(dict.fromkeys(addresses))[:MAX_EDGES],
-        cas=(ca,),
+        cas=(certs.certificate_to_der(certs.load_certificate(await roots.edge_ca_pem(connection))),),
     )
     return TunnelToken(id=row["token_id"], tunnel_token=token.encode().reveal())
 
 
-async def resolve(core: Core, key: WorkspaceKey, host: str) -> Resolution:
+async def resolve(core: Core, key: Principal, host: str) -> Resolution:
     """How to reach the tunnel a host belongs to, and whom to trust there. `host` is a normalized name."""
     # The domain itself, or one label below it: what a wildcard certificate covers.
     candidates = [host, host.partition(".")[2]]
@@ -153,9 +211,11 @@ async def resolve(core: Core, key: WorkspaceKey, host: str) -> Resolution:
         )
 
 
-async def find(connection: AsyncConnection, key: WorkspaceKey, tunnel_id: str) -> Mapping[str, Any]:
-    """The row of a tunnel in the key's workspace. Foreign and unknown are the same 404: existence is information."""
-    query = select(_t).where(_t.c.id == tunnel_id, _t.c.workspace_id == key.workspace_id)
+async def find(
+    connection: AsyncConnection, key: Principal, tunnel_id: str, reach: Reach = Reach.WORKSPACE
+) -> Mapping[str, Any]:
+    """The row of a tunnel within reach. Foreign and unknown are the same 404: existence is information."""
+    query = _described.where(_t.c.id == tunnel_id, reach.of(key))
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise ApiError("not_found_error", "tunnel not found")
@@ -205,8 +265,10 @@ def _token_id(wire_id: str, secret: bytes) -> str:
     return f"{ids.TOKEN}_{hashlib.sha256(b'penstock token id' + wire_id.encode() + secret).hexdigest()}"
 
 
-def _tunnel(row: Mapping[Any, Any]) -> Tunnel:
-    return Tunnel.model_validate({name: row[name] for name in ("id", "archived_at", "created_at", "display_name", "domain")})
+def _tunnel(row: Mapping[Any, Any]) -> LaunchTunnel:
+    names = ("id", "archived_at", "created_at", "display_name", "domain")
+    workspace_id = None if row.get("is_default") else row["workspace_id"]
+    return LaunchTunnel.model_validate({**{name: row[name] for name in names}, "workspace_id": workspace_id})
 
 
 def _cell(tunnel_id: str, organization_id: str) -> Cell:
