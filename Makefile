@@ -9,7 +9,7 @@ VERSIONS := 3.11 3.12 3.13
 SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check lint types imports fmt bench e2e requirements clean venv venv-test
+.PHONY: help up test test-all check lint types imports fmt bench e2e reference requirements clean venv venv-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -47,6 +47,9 @@ e2e: venv-test  ## real processes and real clients, minutes
 
 bench: venv-test  ## measure the chain; writes docs/performance.md
 	$(TEST_VENV)/bin/python -m bench $(ARGS)
+
+reference: venv-test  ## write docs/configuration.md anew from the settings' models
+	$(TEST_VENV)/bin/python -m tools.configuration_page
 
 requirements:  ## compile the hashed constraints anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
