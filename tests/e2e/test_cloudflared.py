@@ -14,6 +14,7 @@ import pytest
 from mcp import types
 from tests.support.ca import HOST
 from tests.support.mcp_servers import Stage, sdk_server, serving
+from tests.support.rawagent import raw_agent
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, Stalled, tunnel, until
 from tests.support.stockagent import StockAgent, stock_agent
 from tests.support.world import world
@@ -101,6 +102,17 @@ async def test_a_wrong_secret_is_refused_so_that_it_goes_on_trying_and_a_right_o
         site.tunnels = (tunnel(),)
         site.publish(edge)
         await agent.until_ready(4, seconds=60)
+
+
+async def test_a_full_edge_is_dialled_again_until_it_has_room(site: Site) -> None:
+    limits = {**QUICK, "links": 1}
+    async with Origin(Echo) as origin, site.edge(limits=limits) as edge, raw_agent(site, edge) as occupant:
+        await occupant.register()
+        busy = edge.metrics.registrations.labels("busy")
+        async with stock(site, edge, url=origin.url, links=2) as agent:
+            await until(lambda: busy._value.get() >= 2, seconds=30)
+            occupant.link.abort()
+            await agent.until_ready(1, seconds=60)
 
 
 async def test_a_rotated_token_leaves_its_links_and_refuses_its_next_ones(site: Site) -> None:

@@ -8,6 +8,7 @@ import pytest
 from tests.support.rawagent import accept, raw_agent
 from tests.support.site import SECRET, TUNNEL_ID, tunnel, until
 
+from penstock.errors import UnavailableError
 from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
@@ -143,12 +144,23 @@ async def test_garbage_on_the_control_stream_ends_that_link_alone(site: Site) ->
         assert not good.lost.done()
 
 
-async def test_a_full_edge_ends_new_links_before_they_register(site: Site) -> None:
+async def test_a_full_edge_ends_new_connections_before_their_tls(site: Site) -> None:
     async with site.edge(limits={"links": 1, "stop_seconds": 0.1}) as edge, raw_agent(site, edge) as first:
         await first.register()
-        async with raw_agent(site, edge) as second:
-            await second.lost
+        with pytest.raises(UnavailableError, match="the connection ended early"):  # a dial that failed is tried again
+            async with raw_agent(site, edge):
+                pass
         assert edge.sessions.registered == 1
+
+
+async def test_a_refused_agent_has_read_why_before_its_link_is_closed(site: Site) -> None:
+    async with site.edge(limits=QUICK) as edge, raw_agent(site, edge) as agent:
+        assert isinstance(await agent.register(leaves=False, secret=b"wrong"), Refused)
+        assert agent.pipe is not None
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(agent.lost), 0.3)
+        agent.pipe.transport.close()  # what a stock agent does when it has understood
+        assert await agent.lost is None
 
 
 async def test_the_stock_agents_other_names_are_on_the_edges_certificate(site: Site) -> None:

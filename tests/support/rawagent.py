@@ -14,7 +14,7 @@ from penstock.net.streams import ByteStream
 from penstock.net.upgrade import accept_for
 from penstock.protocol import metadata
 from penstock.protocol.http2 import Role, Settings
-from penstock.protocol.registration import Registration, RegistrationClient
+from penstock.protocol.registration import Refused, Registration, RegistrationClient
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class RawAgent:
         else:
             self.streams.put_nowait(stream)
 
-    async def register(self, **claims: Any) -> Any:
-        """Registration as a stock agent does it; what the edge answered."""
+    async def register(self, *, leaves: bool = True, **claims: Any) -> Any:
+        """Registration as a stock agent does it; what the edge answered. Refused, it `leaves`: it ends the control stream."""
         self.pipe = ByteStream.over(await self._control)
         values: dict[str, Any] = {
             "connection_index": 0,
@@ -71,7 +71,10 @@ class RawAgent:
             "version": "2026.8.2",
         }
         self.rpc.start(Registration(**{**values, **claims}))
-        return await self._ask()
+        answer = await self._ask()
+        if leaves and isinstance(answer, Refused):
+            self.pipe.transport.close()
+        return answer
 
     async def unregister(self) -> Any:
         self.rpc.unregister()

@@ -115,6 +115,7 @@ class Edge:
             context=presented.agents,
             handshake_timeout=limits.registration_seconds,
             on_failed=self._handshake_failed,
+            has_room=self.sessions.has_room,
         )
         self._callers = await listen_tls(
             config.callers_addr.host,

@@ -39,6 +39,7 @@ _CONTROL_REQUEST: Final = [
 ]
 _NO_NEWS: Final = Notice()
 _NOTICE_SECONDS: Final = 5.0  # an agent answers a notice at once
+_REFUSED_SECONDS: Final = 2.0
 _GOODBYE: Final = 3.0  # seconds: TLS gives a peer two to end after us
 _READ: Final = 16 * 1024  # registration messages are a few hundred bytes each
 
@@ -62,11 +63,17 @@ class Sessions:
         self._registered: dict[UUID, set[AgentSession]] = {}
         feed.listen(self._changed)
 
+    def has_room(self) -> bool:
+        """Whether one more connection is taken. Asked before TLS: a stock agent retries a dial that failed, for ever, but ends
+        its process when its first connection is closed between TLS and registration.
+        """
+        if not self._stopping and len(self._open) < self.limits.links:
+            return True
+        self.metrics.registrations.labels("busy").inc()
+        return False
+
     def accept(self) -> asyncio.Protocol:
-        """The protocol of one accepted connection. A busy edge ends it at once: a stock agent retries that for ever."""
-        if self._stopping or len(self._open) >= self.limits.links:
-            self.metrics.registrations.labels("busy").inc()
-            return _TurnedAway()
+        """The protocol of one accepted connection."""
         return AgentSession(self).link
 
     def links_of(self, tunnel_id: UUID) -> Iterable[AgentSession]:
@@ -250,7 +257,10 @@ class AgentSession:
             async with asyncio.timeout(self._sessions.limits.registration_seconds) as deadline:
                 self.control = link.open_stream(_CONTROL_REQUEST)
                 await self.control.response()
-                await self._converse(ByteStream.over(self.control), deadline)
+                pipe = ByteStream.over(self.control)
+                await self._converse(pipe, deadline)
+            if self.tunnel_id is None:
+                await _until_ended(pipe)
             await self._finish(link)
         except TimeoutError:
             log.info("link closed: no registration in time")
@@ -344,11 +354,14 @@ class AgentSession:
             self._sessions.log.warning("streams cut at the end of the drain", connector=self.connector_id)
 
 
-class _TurnedAway(asyncio.Protocol):
-    """Ends a connection that the edge has no room for."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+async def _until_ended(pipe: ByteStream) -> None:
+    """A refused agent ends its control stream once it has read why. Closed sooner, a stock one may see the close first, take
+    it for an edge that died, and end its process.
+    """
+    with contextlib.suppress(TimeoutError, OSError, PenstockError):
+        async with asyncio.timeout(_REFUSED_SECONDS):
+            while await pipe.read(_READ):
+                pass
 
 
 def _reason(exc: Exception | None) -> str:

@@ -78,14 +78,18 @@ async def listen_tls(
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     check_peer: Callable[[ssl.SSLObject], None] | None = None,
     on_failed: Callable[[Exception, asyncio.Transport], None] | None = None,
+    has_room: Callable[[], bool] | None = None,
 ) -> Listener:
     """As `listen_tcp`; a connection's protocol is made and connected after its TLS handshake.
 
     `context` is asked for each connection if it can be called, which is how a certificate is replaced. `on_failed` gets
-    what ended a handshake, and the connection, which is closed after it returns.
+    what ended a handshake, and the connection, which is closed after it returns. Where `has_room` says no, the connection
+    is ended before its handshake.
     """
 
-    def accept() -> _Accepting:
+    def accept() -> asyncio.Protocol:
+        if has_room is not None and not has_room():
+            return _TurnedAway()
         return _Accepting(
             protocol_factory, context() if callable(context) else context, handshake_timeout, check_peer, on_failed
         )
@@ -127,6 +131,13 @@ class _Accepting(asyncio.Protocol):
             check_peer=self._check_peer,
             on_failed=failed,
         )
+
+
+class _TurnedAway(asyncio.Protocol):
+    """Ends a connection that there is no room for."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 class _Late(asyncio.Protocol):
