@@ -154,6 +154,28 @@ async def test_after_an_edges_restart_all_its_connections_are_back(site: Site) -
         await restarted.stop()
 
 
+async def test_an_edge_that_stops_lets_its_streams_finish_and_the_other_edge_serves_meanwhile(site: Site) -> None:
+    going = Edge(site.edge_config("edge-1", limits=QUICK))
+    await going.start()
+    ca_pem = site.edge_ca.certificate_pem
+    async with Origin(Echo) as origin, site.edge("edge-2", limits=QUICK) as staying:
+        addresses = [going.agents_address, staying.agents_address] * 2
+        async with stock_agent(site.folder, site.token(), addresses, ca_pem, url=origin.url) as agent:
+            await agent.until_ready(4)
+            assert (links_of(going), links_of(staying)) == (2, 2)
+            stream, _ = await site.open(going)
+            stopping = asyncio.gather(going.stop())
+            await until(lambda: links_of(going) == 1)  # the idle link was closed, that of the stream waits
+            await stream.write(b"the last call")
+            assert await stream.read(100) == b"the last call"
+            await stream.aclose()
+            async with asyncio.timeout(3):
+                await stopping
+            assert links_of(staying) >= 2
+            assert agent.is_running
+            await site.hang_up()
+
+
 # --- leaving ----------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ class Sessions:
         for session in list(self._open):
             session.tell(Notice(draining=True))
             session.link.drain()
-        if not await self._all_within((session.emptied() for session in list(self._open)), seconds):
+        if not await self._all_within((session.let_go() for session in list(self._open)), seconds):
             self.log.warning("streams cut at the end of the drain", links=len(self._open))
         for session in list(self._open):
             session.link.close()
@@ -214,13 +214,14 @@ class AgentSession:
         except (TimeoutError, PenstockError, OSError):
             stream.abort()
 
-    async def emptied(self) -> None:
-        """Returns when no stream is open, and an agent of ours had the time to go elsewhere first."""
+    async def let_go(self) -> None:
+        """Close the link once its own streams are over, and an agent of ours had the time to go elsewhere first."""
         if self._takes_notices:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._sessions.limits.handover_seconds):
                     await self._leaving.wait()
         await self.link.drained(besides=self.control)
+        self.link.close()
 
     def open_stream(self, headers: Headers) -> LinkStream:
         """A caller's stream. Raises what `Link.open_stream` raises."""
