@@ -48,7 +48,7 @@ class EventStream:
 
 def is_event_stream(head: ResponseHead) -> bool:
     """Whether comments may be put into this response, and an end where it has none: events, unpacked, of no given length."""
-    if head.framing not in {Framing.CHUNKED, Framing.CLOSE}:
+    if head.framing is Framing.LENGTH or head.framing is Framing.NONE:
         return False
     is_events = False
     for name, value in head.headers:

@@ -30,6 +30,7 @@ METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2^63, so nobody's integer overflows
 _HOST: Final = re.compile(rb"[!#$%&'()*+,\-.0-9:;=A-Z\[\]_a-z~]{1,255}")  # RFC 9110 7.2: uri-host [":" port]
 _SPECIAL: Final = frozenset({len("host"), len("connection"), len("content-length"), len("transfer-encoding")})
+_FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9110 6.5.1, and the claims of headers.py: who merges trailers into headers must not find one of these.
 _NEVER: Final = frozenset(
@@ -136,15 +137,13 @@ def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> 
         raise HeadError("malformed head")
     status = int(head[9:12])
     is_http_1_0 = head[7:8] == b"0"
-    special = _special(fields.headers)
-    framing, length = _body(special)
+    framing, length, options, _ = _special(fields.headers)
     if framing is Framing.CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 with Transfer-Encoding")
     if is_head_request or status < 200 or status in {204, 304}:  # RFC 9112 6.3: whatever the headers say
         framing = Framing.NONE
     elif framing is Framing.NONE:
         framing = Framing.CLOSE
-    options = _options(special)
     keeps = framing is not Framing.CLOSE and not is_http_1_0 and b"close" not in options
     trailers = _trailers(fields.headers) if framing is Framing.CHUNKED else ()
     return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps, options, trailers)
@@ -161,17 +160,14 @@ def check_beginning(data: bytes) -> None:
 
 
 def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
-    special = _special(headers)
-    hosts = [value for name, value in special if name == b"host"]
+    framing, length, options, hosts = _special(headers)
     if len(hosts) != 1:
         raise HeadError("The request has no Host" if not hosts else "The request has more than one Host")
     if _HOST.fullmatch(hosts[0]) is None:
         raise HeadError("The request's Host is not a host name")
     is_http_1_0 = line[3] == b"1.0"
-    framing, length = _body(special)
     if framing is Framing.CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 has no Transfer-Encoding")
-    options = _options(special)
     keeps = not is_http_1_0 and b"close" not in options  # HTTP/1.0's keep-alive was never standardised
     # An Upgrade is an offer that may be ignored (RFC 9110 7.8): any but WebSocket's is, and with a body that one too.
     is_plain = line[1] == b"GET" and not is_http_1_0 and framing is Framing.NONE
@@ -192,35 +188,45 @@ def _trailers(headers: Sequence[Header]) -> tuple[bytes, ...]:
     return tuple(name for name in names if _NAME.fullmatch(name) and name not in _NEVER and not name.startswith(_NEVER_FROM))
 
 
-def _special(headers: Sequence[Header]) -> list[Header]:
-    """What this hop reads itself, names in lower case; by length first, for most headers are somebody else's."""
-    return [(name.lower(), value) for name, value in headers if len(name) in _SPECIAL]
+class _Special(NamedTuple):
+    """What this hop reads itself."""
+
+    framing: Framing
+    length: int
+    options: frozenset[bytes]
+    hosts: list[bytes]
 
 
-def _body(special: Sequence[Header]) -> tuple[Framing, int]:
-    """RFC 9112 6.3, without its leniencies: the only transfer coding is `chunked`, once, and never beside a length."""
-    framing, length = Framing.NONE, 0
-    for name, value in special:
-        if name == b"content-length":
+def _special(headers: Sequence[Header]) -> _Special:
+    """One look at the headers, by the length of their names first, for most are somebody else's.
+
+    The framing is RFC 9112 6.3 without its leniencies: the only transfer coding is `chunked`, once, never beside a length.
+    """
+    framing, length, options = Framing.NONE, 0, _NO_OPTIONS
+    hosts: list[bytes] = []
+    for name, value in headers:
+        if len(name) not in _SPECIAL:
+            continue
+        lower = name.lower()
+        if lower == b"host":
+            hosts.append(value)
+        elif lower == b"connection":
+            options |= {token.strip() for token in value.lower().split(b",")}
+        elif lower in _FRAMES:
             if framing is not Framing.NONE:
                 raise HeadError("The body's length is given twice")
-            if _LENGTH.fullmatch(value) is None:
-                raise HeadError("Content-Length is not a number")
-            framing, length = Framing.LENGTH, int(value)
-        elif name == b"transfer-encoding":
-            if framing is not Framing.NONE:
-                raise HeadError("The body's length is given twice")
-            if value.lower() != b"chunked":
-                raise HeadError("The only Transfer-Encoding is chunked")
-            framing = Framing.CHUNKED
-    return framing, length
+            framing, length = _frame(lower, value)
+    return _Special(framing, length, options, hosts)
 
 
-def _options(special: Sequence[Header]) -> frozenset[bytes]:
-    values = [value for name, value in special if name == b"connection"]
-    if not values:
-        return _NO_OPTIONS
-    return frozenset(token.strip() for value in values for token in value.lower().split(b","))
+def _frame(name: bytes, value: bytes) -> tuple[Framing, int]:
+    if name == b"transfer-encoding":
+        if value.lower() != b"chunked":
+            raise HeadError("The only Transfer-Encoding is chunked")
+        return Framing.CHUNKED, 0
+    if _LENGTH.fullmatch(value) is None:
+        raise HeadError("Content-Length is not a number")
+    return Framing.LENGTH, int(value)
 
 
 def _bad(public: str, *, detail: str | None = None) -> TunnelError:

@@ -322,7 +322,7 @@ class Pipeline(asyncio.Protocol):
             self._deadline.clear()
         else:
             self._keeps_alive = False  # answered before it was asked in full: the rest of the question is not waited for
-        if head.framing in {Framing.NONE, Framing.LENGTH}:
+        if head.framing is Framing.LENGTH or head.framing is Framing.NONE:
             self._respond_framing = head.framing
         elif self._respond_framing is Framing.CLOSE:
             self._keeps_alive = False
