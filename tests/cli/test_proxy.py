@@ -164,6 +164,20 @@ def _route(file: Path, port: int) -> None:
     file.write_text(text + "upstream:\n  allowed_ips: [127.0.0.0/8]\n")
 
 
+@pytest.mark.parametrize("flag", ["--no-watch-config", "-no-watch-config"])
+def test_a_hang_up_reads_the_file_again_and_the_log_level_with_it(file: Path, flag: str) -> None:
+    with standing("proxy", "-config", str(file), flag, folder=file.parent, PENSTOCK_PROXY_ADMIN_ADDR="127.0.0.1:0") as proxy:
+        proxy.until("proxy started")
+        file.write_text(file.read_text().replace("log_level: info", "log_level: error"))
+        proxy.process.send_signal(signal.SIGHUP)
+        assert "log_level: info → error" in json.loads(proxy.until("config reloaded"))["changes"]
+        file.write_text("routes: []")
+        proxy.process.send_signal(signal.SIGHUP)
+        assert "routes: cannot unmarshal !!seq" in json.loads(proxy.until("config not reloaded"))["error"]
+        assert proxy.stop(signal.SIGTERM) == 0
+        assert "proxy stopped" not in proxy.said
+
+
 def test_a_missing_file_is_one_line_and_a_hint(tmp_path: Path) -> None:
     ended = run("proxy", "-config", "nowhere.yaml", folder=tmp_path)
     assert ended.returncode == 2

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from penstock.proxy.reload import Source
     from penstock.tls.certs import KeyPair
 
 AUTHORITY = ca.ca()
@@ -141,11 +142,19 @@ def settings(folder: Path, url: str, *, server: KeyPair | None = None, **changes
 
 
 @asynccontextmanager
-async def site(folder: Path, script: Script = hello, *, scheme: str = "http", **changes: Any) -> AsyncGenerator[Site]:
+async def site(
+    folder: Path,
+    script: Script = hello,
+    *,
+    scheme: str = "http",
+    source: Callable[[ProxyConfig], Source] | None = None,
+    **changes: Any,
+) -> AsyncGenerator[Site]:
     upstream = Upstream(script)
     port = await upstream.start()
     with capture_logs() as log:
-        proxy = Proxy(settings(folder, f"{scheme}://localhost:{port}", **changes))
+        config = settings(folder, f"{scheme}://localhost:{port}", **changes)
+        proxy = Proxy(config, source=source(config) if source is not None else None)
         await proxy.start()
         try:
             yield Site(proxy, upstream, log)

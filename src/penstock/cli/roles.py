@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from penstock.config.load import RoleConfig
 
 _PROXY_CONFIG: Final = Path("/etc/mcp-gateway/config.yaml")  # the published image's place
-_GO_FLAGS: Final = {f"-{name}": f"--{name}" for name in ("config", "tunnel-domain", "check-config", "log-level")}
+_GO_FLAGS: Final = {
+    f"-{name}": f"--{name}" for name in ("config", "tunnel-domain", "check-config", "no-watch-config", "log-level")
+}
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The role's settings, YAML.")]
 LogLevel = Annotated[str | None, typer.Option("--log-level", help="debug, info, warn or error.")]
@@ -79,6 +81,9 @@ def _proxy(
     check_config: Annotated[  # noqa: FBT002 - typer's way of a flag
         bool, typer.Option("--check-config", help="Check settings and the files they name, print what holds, and end.")
     ] = False,
+    no_watch_config: Annotated[  # noqa: FBT002 - as above
+        bool, typer.Option("--no-watch-config", help="Read settings again only on SIGHUP, not when their file changes.")
+    ] = False,
     log_level: LogLevel = None,
 ) -> None:
     try:
@@ -86,16 +91,24 @@ def _proxy(
         from penstock.proxy.server import Proxy, check_files  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("proxy", exc)
-    flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}
-    file = config or _PROXY_CONFIG
-    if not check_config:
-        start_role("proxy", ProxyConfig, Proxy, file, log_level, flags)
-        return
     from penstock.config.load import as_yaml, load  # noqa: PLC0415 - only when asked for
+    from penstock.proxy.reload import Source  # noqa: PLC0415
+    from penstock.telemetry.log import configure  # noqa: PLC0415
 
-    settings = load(ProxyConfig, role="proxy", file=file, environment=os.environ, flags=flags)
-    check_files(settings)
-    print(as_yaml(settings), end="")  # noqa: T201 - data on stdout
+    file = config or _PROXY_CONFIG
+
+    def read() -> ProxyConfig:
+        flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}
+        return load(ProxyConfig, role="proxy", file=file, environment=os.environ, flags=flags)
+
+    settings = read()
+    if check_config:
+        check_files(settings)
+        print(as_yaml(settings), end="")  # noqa: T201 - data on stdout
+        return
+    configure(settings.log_level)
+    source = Source(read, None if no_watch_config else file, lambda adopted: configure(adopted.log_level))
+    run_role(lambda: Proxy(settings, source=source))
 
 
 def start_role(

@@ -1,11 +1,11 @@
-"""Runs one program until a signal: SIGINT and SIGTERM stop it in order, a second one ends it at once."""
+"""Runs one program until a signal: SIGINT and SIGTERM stop it in order, a second one ends it at once; SIGHUP reloads."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from penstock.net import loop as loops
 
@@ -23,11 +23,21 @@ class Role(Protocol):
         """Graceful and bounded in time."""
 
 
+@runtime_checkable
+class Reloadable(Protocol):
+    """A role that can read its files again while it runs."""
+
+    def reload(self) -> None:
+        """Begin to; it tells the log how that went."""
+
+
 def run_role(make: Callable[[], Role]) -> None:
     """Start the role, wait for a signal, stop it."""
 
     async def serve(stopping: asyncio.Event) -> None:
         role = make()
+        if isinstance(role, Reloadable):
+            _reload_on_hangup(role)
         try:
             await unless_stopped(stopping, role.start())
             await stopping.wait()
@@ -58,6 +68,12 @@ async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, No
             waiting.cancel()
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+
+
+def _reload_on_hangup(role: Reloadable) -> None:
+    """For as long as the loop runs. Other roles keep what the system does: a hang-up ends them."""
+    with contextlib.suppress(NotImplementedError, AttributeError):  # Windows has neither the signal nor the handlers
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, role.reload)
 
 
 @contextlib.contextmanager

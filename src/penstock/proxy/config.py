@@ -9,7 +9,7 @@ import re
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Annotated, Final, Literal, cast
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from penstock.config.load import RoleConfig, Section
 from penstock.config.types import Duration, HostPort, Networks
@@ -141,6 +141,10 @@ class ProxyConfig(RoleConfig):
 
     admin_addr: HostPort | None = HostPort("127.0.0.1", 8081)
     """Health and metrics; `null` turns them off."""
+
+    reload_interval: Duration = Field(default=10.0, ge=0.01)
+    """How often the certificate, its key and the settings files are looked at. A kubelet takes a minute to bring a Secret, so
+    ten seconds more go unnoticed, and reading five small files costs nothing."""
 
     limits: ProxyLimits = ProxyLimits()
     """What the proxy takes on."""

@@ -48,7 +48,7 @@ class Streams:
 
     def __init__(self, service: Service, callers: Callers, context: Callable[[], TLSContext]) -> None:
         self._service = service
-        self._callers = callers
+        self.callers = callers
         self._context = context
         self._numbers = itertools.count(1)
         self._opening: set[_Opening] = set()
@@ -120,7 +120,7 @@ class Streams:
         )
 
         def check(session: ssl.SSLObject) -> None:
-            pipeline.identity = self._callers.check(session)
+            pipeline.identity = self.callers.check(session)
             self._opening.discard(opening)
             self._open.add(pipeline)
             self._service.metrics.streams.set(len(self._open))

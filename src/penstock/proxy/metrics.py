@@ -32,6 +32,9 @@ class ProxyMetrics:
         self._certificate = Gauge(
             "penstock_proxy_certificate_expiry_seconds", "Unix time at which the certificate expires", registry=registry
         )
+        self._reloads = Counter(
+            "penstock_proxy_reloads", "Changes of files that were seen", ["what", "taken"], registry=registry
+        )
         self._upstream = Gauge("penstock_proxy_upstream_connections", "Connections to upstreams", ["state"], registry=registry)
         self._rows: dict[str, RouteRow] = {}
         registry.register(_Rows(self._rows))
@@ -44,6 +47,10 @@ class ProxyMetrics:
     def certificate_loaded(self, expires: float) -> None:
         """The certificate in use expires at this Unix time."""
         self._certificate.set(expires)
+
+    def reloaded(self, what: str, *, is_taken: bool) -> None:
+        """A changed `certificate` or `config` was taken into use, or not."""
+        self._reloads.labels(what, "yes" if is_taken else "no").inc()
 
     def row(self, route: str | None) -> RouteRow:
         """The counters of one route."""

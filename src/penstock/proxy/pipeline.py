@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.proxy.heads import Header
-    from penstock.proxy.routes import Route
+    from penstock.proxy.routes import Route, RouteTable
     from penstock.proxy.service import Service
     from penstock.tls.names import CallerIdentity
 
@@ -81,7 +81,8 @@ class Pipeline(asyncio.Protocol):
         self._on_lost: Callable[[Pipeline], None] | None = on_lost
         self._transport: asyncio.Transport | None = None
         self._deadline = Deadline(service.loop, self._too_late)
-        self._known: tuple[bytes, Route | TunnelError] | None = None  # keep-alive requests say the same Host each time
+        # Keep-alive requests say the same Host each time, and find the same route until a reload brings another table.
+        self._known: tuple[bytes, RouteTable, Route | TunnelError] | None = None
         self._requests = 0
         self._buffer = b""  # an unfinished head, or what came after a request that is not over
         self._exchange: Exchange | None = None
@@ -229,10 +230,11 @@ class Pipeline(asyncio.Protocol):
             self._expect_more()
 
     def _find(self, raw: bytes) -> Route | TunnelError:
-        if self._known is not None and self._known[0] == raw:
-            return self._known[1]
-        to = self._service.routes.choose(raw, upgrade=self._upgrade, server_name=self._server_name)
-        self._known = (raw, to)
+        routes = self._service.routes
+        if self._known is not None and self._known[0] == raw and self._known[1] is routes:
+            return self._known[2]
+        to = routes.choose(raw, upgrade=self._upgrade, server_name=self._server_name)
+        self._known = (raw, routes, to)
         return to
 
     def _receive_body(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from penstock.net.tasks import Tasks
 from penstock.proxy.upstream import PoolKey, UpstreamConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from penstock.proxy.guard import IPAddress, Resolver
     from penstock.proxy.limits import ProxyLimits
@@ -44,6 +44,7 @@ class Pool:
         self._idle: dict[Route, list[UpstreamConnection]] = {}
         self._all: set[UpstreamConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._routes: frozenset[Route] | None = None  # None: any
 
     @property
     def idle(self) -> int:
@@ -65,6 +66,18 @@ class Pool:
             waiting.connected(connection)
             return None
         return self._tasks.spawn(self._connect(route, waiting), f"dial {route.name}").cancel
+
+    def adopt(self, resolver: Resolver, limits: ProxyLimits, trust: TLSContext, routes: Iterable[Route]) -> None:
+        """Dial so from now on. Kept connections that were dialled on other terms are closed, busy ones not used again."""
+        self._resolver = resolver
+        self._limits = limits
+        self._trust = trust
+        self._routes = frozenset(routes)
+        for kept in list(self._idle.values()):
+            for connection in list(kept):
+                if not self._is_current(connection.key):
+                    connection.abort()
+        self._idle = {route: kept for route, kept in self._idle.items() if kept}
 
     async def aclose(self) -> None:
         """Cut everything."""
@@ -93,6 +106,9 @@ class Pool:
             if connection in kept:
                 kept.remove(connection)
             return
+        if not self._is_current(connection.key):
+            connection.abort()
+            return
         if len(kept) >= self._limits.upstream_idle_connections or not self._limits.upstream_idle:
             connection.abort()
             return
@@ -101,6 +117,15 @@ class Pool:
         kept.append(connection)
         if self._sweep is None:
             self._sweep = loop.call_later(self._limits.upstream_idle, self._close_old)
+
+    def _is_current(self, key: PoolKey) -> bool:
+        if self._routes is not None and key.route not in self._routes:
+            return False
+        return key == self._key(key.route, key.address)
+
+    def _key(self, route: Route, address: IPAddress) -> PoolKey:
+        permission = self._resolver if route.allowed is None else None  # its own list is part of the route
+        return PoolKey(route, address, permission, self._trust if route.is_tls else None)
 
     def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
@@ -116,10 +141,11 @@ class Pool:
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def _connect(self, route: Route, waiting: Waiting) -> None:
+        resolver, trust = self._resolver, self._trust  # a reload on the way changes nothing for this one
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
-                addresses = await self._resolver.resolve(route.host, route.allowed)
-                transport, address = await self._dial_any(route, addresses)
+                addresses = await resolver.resolve(route.host, route.allowed)
+                transport, address = await self._dial_any(route, addresses, trust)
         except TunnelError as exc:
             waiting.not_connected(exc)
             return
@@ -132,29 +158,31 @@ class Pool:
                 )
             )
             return
-        key = PoolKey(route, address, route.host if route.is_tls else None)
+        key = PoolKey(route, address, resolver if route.allowed is None else None, trust if route.is_tls else None)
         connection = UpstreamConnection(
             transport, key, self._freed, head_bytes=self._limits.head_bytes, headers_most=self._limits.headers
         )
         self._all.add(connection)
         waiting.connected(connection)
 
-    async def _dial_any(self, route: Route, addresses: list[IPAddress]) -> tuple[asyncio.Transport, IPAddress]:
+    async def _dial_any(
+        self, route: Route, addresses: list[IPAddress], trust: TLSContext
+    ) -> tuple[asyncio.Transport, IPAddress]:
         """The first address that answers; each gets its share of the time, so that a dead one leaves some for the next."""
         share = self._limits.connect_timeout / len(addresses)
         for address in addresses[:-1]:
             try:
-                return await self._dial(route, address, share), address
+                return await self._dial(route, address, share, trust), address
             except TunnelError:
                 continue
-        return await self._dial(route, addresses[-1], share), addresses[-1]
+        return await self._dial(route, addresses[-1], share, trust), addresses[-1]
 
-    async def _dial(self, route: Route, address: IPAddress, timeout: float) -> asyncio.Transport:
+    async def _dial(self, route: Route, address: IPAddress, timeout: float, trust: TLSContext) -> asyncio.Transport:
         where = f"[{address}]:{route.port}" if address.version == 6 else f"{address}:{route.port}"
         try:
             if not route.is_tls:
                 return await dial_tcp(str(address), route.port, timeout=timeout)
-            return await dial_tls(str(address), route.port, context=self._trust, server_hostname=route.host, timeout=timeout)
+            return await dial_tls(str(address), route.port, context=trust, server_hostname=route.host, timeout=timeout)
         except ssl.SSLError as exc:
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_TLS,

@@ -11,25 +11,26 @@ from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 from penstock.net.listen import Listener, listen_tcp
 from penstock.net.loop import raise_descriptor_limit
-from penstock.proxy.callers import Callers
-from penstock.proxy.guard import Guard, Resolver, system_lookup
+from penstock.net.tasks import Tasks
+from penstock.proxy.guard import system_lookup
 from penstock.proxy.listener import Streams
+from penstock.proxy.live import Live
 from penstock.proxy.metrics import ProxyMetrics
 from penstock.proxy.pool import Pool
-from penstock.proxy.routes import RouteTable
+from penstock.proxy.reload import Reload
 from penstock.proxy.service import Service
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
-from penstock.tls import certs, contexts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from penstock.errors import PenstockError
     from penstock.proxy.config import ProxyConfig
     from penstock.proxy.guard import LookUp
     from penstock.proxy.limits import ProxyLimits
-    from penstock.tls.contexts import TLSContext
+    from penstock.proxy.reload import Source
 
 
 _OWN_FILES: Final = 64  # listeners, log, certificates, the loop's own, look-ups
@@ -42,50 +43,26 @@ def time_for_calls(shutdown_timeout: float) -> float:
 
 def check_files(config: ProxyConfig) -> None:
     """Read what the settings name, as a start would; ConfigError in the same words."""
-    Identity.load(config)
-    contexts.upstream(config.upstream.tls.ca_file, include_system_cas=config.upstream.tls.include_system_cas)
-
-
-class Identity:
-    """The certificate of inner TLS, as each new handshake asks for it.
-
-    Loaded once now; whoever reloads it later replaces `context`, and live streams live on.
-    """
-
-    __slots__ = ("context", "expires_at")
-
-    def __init__(self, context: TLSContext, expires_at: datetime) -> None:
-        self.context = context
-        self.expires_at = expires_at
-
-    @classmethod
-    def load(cls, config: ProxyConfig) -> Identity:
-        """From the files; ConfigError in the published words."""
-        pair = contexts.read_key_pair(config.tls.cert_file, config.tls.key_file)
-        ca_file = config.callers.ca_file
-        callers_ca = [contexts.read_pem(ca_file)] if ca_file is not None else []
-        context = contexts.proxy_inner(pair, callers_ca, config.callers.mode)
-        return cls(context, certs.load_certificate(pair.certificate_pem).not_valid_after_utc)
-
-    def current(self) -> TLSContext:
-        """The context for a new handshake."""
-        return self.context
+    Live.load(config, system_lookup)
 
 
 class Proxy:
-    """One proxy: `start`, then `stop`. `lookup` is how upstreams' names are resolved."""
+    """One proxy: `start`, then `stop`. lookup: how upstreams' names are resolved; source: where settings are read again."""
 
-    def __init__(self, config: ProxyConfig, *, lookup: LookUp = system_lookup) -> None:
+    def __init__(self, config: ProxyConfig, *, lookup: LookUp = system_lookup, source: Source | None = None) -> None:
         self._config = config
         self._lookup = lookup
+        self._source = source
         self._log = get_logger("proxy")
         self._registry = new_registry()
         self._metrics = ProxyMetrics(self._registry)
+        self._live: Live | None = None
+        self._service: Service | None = None
         self._streams: Streams | None = None
-        self._pool: Pool | None = None
         self._listener: Listener | None = None
         self._admin: AdminServer | None = None
-        self._identity: Identity | None = None
+        self._reload: Reload | None = None
+        self._tasks = Tasks()
 
     @property
     def address(self) -> HostPort:
@@ -100,35 +77,83 @@ class Proxy:
         """Where health and metrics are, if anywhere."""
         return self._admin.address if self._admin is not None else None
 
+    @property
+    def live(self) -> Live:
+        """What holds now."""
+        if self._live is None:
+            msg = "the proxy has not started"
+            raise RuntimeError(msg)
+        return self._live
+
     async def start(self) -> None:
         """Listening when it returns. ConfigError for what the settings got wrong."""
-        config = self._config
         # Bound once: an unbound structlog logger is made anew for each line, even for one that the level drops.
         self._log = self._log.bind()
-        identity = self._identity = Identity.load(config)
-        self._metrics.certificate_loaded(identity.expires_at.timestamp())
-        routes = RouteTable(config.routes, config.tunnel_domain)
-        limits = self._limits_that_hold(config.limits)
-        self._pool = self._make_pool()
-        service = Service(
-            routes=routes,
-            pool=self._pool,
+        live = self._live = Live.load(self._config, self._lookup)
+        limits = self._limits_that_hold(self._config.limits)
+        service = self._service = Service(
+            routes=live.routes,
+            pool=Pool(live.resolver, limits, live.trust.context),
             limits=limits,
             metrics=self._metrics,
             log=self._log,
             loop=asyncio.get_running_loop(),
         )
-        self._streams = Streams(service, Callers(config.callers.allow), identity.current)
-        for route in routes:
-            self._log.info("route configured", route=route.name, upstream=route.url)
-        self._warn(any(route.is_tls for route in routes))
-        self._listener = await listen_tcp(config.listen_addr.host, config.listen_addr.port, self._streams.accept)
-        if config.admin_addr is not None:
-            await self._start_admin(config.admin_addr)
-        self._log.info("proxy started", address=str(self.address), certificate_expires=identity.expires_at.isoformat())
+        self._metrics.watch_pool(lambda: service.pool.idle, lambda: service.pool.open)
+        self._metrics.certificate_loaded(live.identity.expires_at.timestamp())
+        self._streams = Streams(service, live.callers, lambda: self.live.identity.context)
+        self._tell_routes(live)
+        self._warn(live.config)
+        listen_addr = self._config.listen_addr
+        self._listener = await listen_tcp(listen_addr.host, listen_addr.port, self._streams.accept)
+        if self._config.admin_addr is not None:
+            await self._start_admin(self._config.admin_addr)
+        self._reload = Reload(self, self._source, self._lookup)
+        self._tasks.spawn(self._reload.run(), "reload")
+        self._log.info("proxy started", address=str(self.address), certificate_expires=live.identity.expires_at.isoformat())
+
+    def reload(self) -> None:
+        """Look at the files now, as SIGHUP asks; nothing before the start is over."""
+        if self._reload is not None:
+            self._reload.ask()
+
+    def adopt(self, live: Live) -> None:
+        """As `reload.Running`: streams go on, and their next requests find the new settings."""
+        before, self._live = self.live, live
+        service, streams = self._service, self._streams
+        if service is None or streams is None:
+            return
+        streams.callers = live.callers
+        if live.identity.pair != before.identity.pair:
+            self._metrics.certificate_loaded(live.identity.expires_at.timestamp())
+            self._metrics.reloaded("certificate", is_taken=True)
+            self._log.info("certificate reloaded", certificate_expires=live.identity.expires_at.isoformat())
+        if live.config is before.config:
+            return
+        self._config = live.config
+        service.routes = live.routes
+        service.limits = self._limits_that_hold(live.config.limits)
+        service.pool.adopt(live.resolver, service.limits, live.trust.context, live.routes)
+        changes = live.changes_from(before)
+        self._metrics.reloaded("config", is_taken=True)
+        self._log.info("config reloaded", changes=changes) if changes else self._log.info("config unchanged")
+        if self._source is not None:
+            self._source.adopted(live.config)
+        self._log = service.log = get_logger("proxy").bind()  # as loud as the new settings say
+        if changes:
+            self._tell_routes(live, before)
+            self._warn(live.config)
+
+    def refused(self, what: str, error: PenstockError) -> None:
+        """As `reload.Running`: what was in use stays."""
+        self._metrics.reloaded(what, is_taken=False)
+        self._log.error(
+            f"{what} not reloaded", error=error.public, detail=error.detail, hint=error.hint, kept="what was in use before"
+        )
 
     async def stop(self) -> None:
         """Accept nothing more, end standing streams, let calls finish for `shutdown_timeout` less a second, cut the rest."""
+        await self._tasks.aclose()
         if self._listener is not None:
             self._listener.close()
             self._log.info("proxy stopping", streams=len(self._streams) if self._streams is not None else 0)
@@ -136,8 +161,8 @@ class Proxy:
             left = await self._streams.drain(time_for_calls(self._config.shutdown_timeout))
             if left:
                 self._log.warning("streams cut", count=left, hint="calls went on past shutdown_timeout")
-        if self._pool is not None:
-            await self._pool.aclose()
+        if self._service is not None:
+            await self._service.pool.aclose()
         if self._admin is not None:
             await self._admin.stop()
         self._listener = None
@@ -145,9 +170,9 @@ class Proxy:
 
     def why_not_ready(self) -> str | None:
         """What keeps it from serving, for `/readyz`."""
-        if self._listener is None or self._identity is None:
+        if self._listener is None:
             return "not listening"
-        if self._identity.expires_at <= datetime.now(UTC):
+        if self.live.identity.expires_at <= datetime.now(UTC):
             return "the certificate has expired"
         return None
 
@@ -165,15 +190,6 @@ class Proxy:
         )
         return limits.model_copy(update={"streams": most})
 
-    def _make_pool(self) -> Pool:
-        upstream = self._config.upstream
-        guard = Guard(upstream.allowed_ips, is_off=upstream.disable_ip_validation)
-        resolver = Resolver(guard, lookup=self._lookup, most=self._config.limits.lookups)
-        trust = contexts.upstream(upstream.tls.ca_file, include_system_cas=upstream.tls.include_system_cas)
-        pool = Pool(resolver, self._config.limits, trust)
-        self._metrics.watch_pool(lambda: pool.idle, lambda: pool.open)
-        return pool
-
     async def _start_admin(self, address: HostPort) -> None:
         pages = {
             "/healthz": healthz,
@@ -188,8 +204,13 @@ class Proxy:
             await self.stop()
             raise
 
-    def _warn(self, has_tls_upstreams: bool) -> None:  # noqa: FBT001 - one question, one answer
-        config = self._config
+    def _tell_routes(self, live: Live, before: Live | None = None) -> None:
+        known = [] if before is None else list(before.routes)
+        for route in live.routes:
+            if route not in known:
+                self._log.info("route configured", route=route.name, upstream=route.url)
+
+    def _warn(self, config: ProxyConfig) -> None:
         if config.callers.mode == "off":
             self._log.warning(
                 "callers are not checked",
@@ -197,6 +218,7 @@ class Proxy:
             )
         if config.upstream.disable_ip_validation:
             self._log.warning("IP validation is off", hint="routes may lead anywhere but to metadata addresses")
+        has_tls_upstreams = any(route.is_tls for route in self.live.routes)
         if has_tls_upstreams and config.upstream.tls.ca_file is None and not config.upstream.tls.include_system_cas:
             self._log.warning(
                 "no trust anchor for https upstreams", hint="set upstream.tls.ca_file or upstream.tls.include_system_cas"

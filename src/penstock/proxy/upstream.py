@@ -18,19 +18,24 @@ from penstock.proxy.heads import Framing, HeadError, names_websocket, parse_resp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from penstock.proxy.guard import IPAddress
+    from penstock.proxy.guard import IPAddress, Resolver
     from penstock.proxy.routes import Route
     from penstock.proxy.sides import Answered
+    from penstock.tls.contexts import TLSContext
 
 _INFORMATIONAL_MOST: Final = 16  # 100, 103, a few 102: more is a stream of heads that never begins
 
 
 class PoolKey(NamedTuple):
-    """What must be the same for a kept connection to be used again; a reload closes those for which it is not."""
+    """What must be the same for a kept connection to be used again; a reload closes those for which it is not.
+
+    permission and trust stand for themselves: a reload that changes them makes new ones. The TLS name is the route's host.
+    """
 
     route: Route
     address: IPAddress
-    tls_name: str | None
+    permission: Resolver | None
+    trust: TLSContext | None
 
 
 class UpstreamConnection(asyncio.Protocol):

@@ -1,0 +1,169 @@
+"""What the settings and the files they name amount to: made whole or not at all, so that a reload is one assignment.
+
+Everything here blocks: it reads files, and runs in a thread of its own once the proxy serves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from penstock.errors import ConfigError
+from penstock.proxy.callers import Callers
+from penstock.proxy.guard import Guard, Resolver
+from penstock.proxy.routes import RouteTable
+from penstock.tls import certs, contexts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.proxy.config import ProxyConfig
+    from penstock.proxy.guard import LookUp
+    from penstock.tls.certs import KeyPair
+    from penstock.tls.contexts import TLSContext
+
+# They name sockets that callers and probes have; everything else can change under them.
+_NEEDS_RESTART: Final = ("listen_addr", "admin_addr")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The certificate of inner TLS and whose callers it is shown to: what a new handshake needs."""
+
+    pair: KeyPair
+    callers_ca: str | None
+    context: TLSContext
+    expires_at: datetime
+
+    @classmethod
+    def load(cls, config: ProxyConfig) -> Identity:
+        """From the files; ConfigError in the published words."""
+        return cls.of(contexts.read_key_pair(config.tls.cert_file, config.tls.key_file), config)
+
+    @classmethod
+    def of(cls, pair: KeyPair, config: ProxyConfig) -> Identity:
+        """With a pair that was read already."""
+        ca_file = config.callers.ca_file
+        callers_ca = contexts.read_pem(ca_file) if ca_file is not None else None
+        context = contexts.proxy_inner(pair, [] if callers_ca is None else [callers_ca], config.callers.mode)
+        return cls(pair, callers_ca, context, certs.load_certificate(pair.certificate_pem).not_valid_after_utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom `https` upstreams are trusted by."""
+
+    ca: str | None
+    include_system_cas: bool
+    context: TLSContext
+
+    @classmethod
+    def load(cls, config: ProxyConfig) -> Trust:
+        """From the file; ConfigError when it cannot be used."""
+        settings = config.upstream.tls
+        ca = contexts.read_pem(settings.ca_file) if settings.ca_file is not None else None
+        context = contexts.upstream(settings.ca_file, include_system_cas=settings.include_system_cas)
+        return cls(ca, settings.include_system_cas, context)
+
+    def is_same(self, other: Trust) -> bool:
+        """Whether it trusts the same."""
+        return (self.ca, self.include_system_cas) == (other.ca, other.include_system_cas)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What holds now. Parts that a reload did not change are the same objects as before."""
+
+    config: ProxyConfig
+    identity: Identity
+    callers: Callers
+    routes: RouteTable
+    resolver: Resolver
+    trust: Trust
+
+    @classmethod
+    def load(cls, config: ProxyConfig, lookup: LookUp) -> Live:
+        """For a start; ConfigError for what the settings or their files got wrong."""
+        return cls(
+            config,
+            Identity.load(config),
+            Callers(config.callers.allow),
+            RouteTable(config.routes, config.tunnel_domain),
+            _resolver(config, lookup),
+            Trust.load(config),
+        )
+
+    def with_config(self, config: ProxyConfig, lookup: LookUp) -> Live:
+        """For other settings, or other files behind the same ones.
+
+        The certificate is not read again unless its path changed: it has a watch of its own, and a pair that is just being
+        replaced must not hold up a route.
+        """
+        moved = [name for name in _NEEDS_RESTART if getattr(config, name) != getattr(self.config, name)]
+        if moved:
+            raise ConfigError(f"{' and '.join(moved)} cannot change while running", hint="restart the proxy, or put it back")
+        pair = self.identity.pair if config.tls == self.config.tls else None
+        identity = Identity.load(config) if pair is None else Identity.of(pair, config)
+        if identity.callers_ca == self.identity.callers_ca and pair is not None and config.callers == self.config.callers:
+            identity = self.identity
+        trust = Trust.load(config)
+        is_dialling_as_before = (config.upstream.allowed_ips, config.upstream.disable_ip_validation, config.limits.lookups) == (
+            self.config.upstream.allowed_ips,
+            self.config.upstream.disable_ip_validation,
+            self.config.limits.lookups,
+        )
+        return Live(
+            config,
+            identity,
+            Callers(config.callers.allow),
+            RouteTable(config.routes, config.tunnel_domain),
+            self.resolver if is_dialling_as_before else _resolver(config, lookup),
+            self.trust if trust.is_same(self.trust) else trust,
+        )
+
+    def with_pair(self, pair: KeyPair) -> Live:
+        """For another certificate and its key; ConfigError or IdentityError for a pair that is worse than the one in use."""
+        identity = Identity.of(pair, self.config)
+        if identity.expires_at <= datetime.now(UTC):
+            raise ConfigError("the new certificate has expired", detail=f"at {identity.expires_at.isoformat()}")
+        return replace(self, identity=identity)
+
+    def changes_from(self, before: Live) -> list[str]:
+        """What is different, a line a setting: `routes.echo.url: http://a:1 → http://b:2`."""
+        then, now = _flat(before.config), _flat(self.config)
+        said = _flat(before.config, is_default_left_out=True).keys() | _flat(self.config, is_default_left_out=True).keys()
+        changes = [
+            f"{path}: {then.get(path, 'not set')} → {now.get(path, 'not set')}"
+            for path in sorted(said)
+            if then.get(path) != now.get(path)
+        ]
+        if self.identity.callers_ca != before.identity.callers_ca:
+            changes.append("callers.ca_file: other content")
+        if self.trust.ca != before.trust.ca:
+            changes.append("upstream.tls.ca_file: other content")
+        return changes
+
+
+def files_behind(config: ProxyConfig) -> list[Path]:
+    """What is read with the settings, the certificate and its key apart."""
+    return [file for file in (config.callers.ca_file, config.upstream.tls.ca_file) if file is not None]
+
+
+def _resolver(config: ProxyConfig, lookup: LookUp) -> Resolver:
+    guard = Guard(config.upstream.allowed_ips, is_off=config.upstream.disable_ip_validation)
+    return Resolver(guard, lookup=lookup, most=config.limits.lookups)
+
+
+def _flat(config: ProxyConfig, *, is_default_left_out: bool = False) -> dict[str, str]:
+    """Values by their dotted paths."""
+    flat: dict[str, str] = {}
+    left: list[tuple[str, object]] = [("", config.model_dump(mode="json", exclude_defaults=is_default_left_out))]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            inner = cast("dict[str, object]", value)
+            left += [(f"{path}.{name}" if path else name, of) for name, of in inner.items()]
+        else:
+            flat[path] = str(value)
+    return flat

@@ -1,0 +1,376 @@
+"""A running proxy whose files change under it: streams go on, what is new holds for what comes, what is wrong for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.proxy.rig import PATIENCE, Link, Script, Upstream, get, hello
+from tests.proxy.site import AUTHORITY, CALLERS, Site, site, write
+from tests.support import ca
+
+from penstock.config.load import as_yaml, load
+from penstock.proxy.config import ProxyConfig
+from penstock.proxy.reload import Source
+from penstock.tls import certs, contexts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+    from penstock.tls.certs import KeyPair
+
+pytestmark = pytest.mark.anyio
+
+FAST = "20ms"
+
+
+@asynccontextmanager
+async def reloading(
+    folder: Path, script: Script = hello, *, is_watched: bool = True, interval: str = FAST, **changes: Any
+) -> AsyncGenerator[tuple[Site, Callable[..., None]]]:
+    """A site whose settings are a file, and what writes other settings into it; None takes a setting out."""
+    file = folder / "config.yaml"
+
+    def source(config: ProxyConfig) -> Source:
+        file.write_text(as_yaml(config))
+        return Source(lambda: load(ProxyConfig, role="proxy", file=file), file if is_watched else None)
+
+    def change(**values: Any) -> None:
+        merged = {**yaml.safe_load(file.read_text()), **values}
+        file.write_text(yaml.safe_dump({name: value for name, value in merged.items() if value is not None}))
+
+    async with site(folder, script, source=source, reload_interval=interval, **changes) as s:
+        yield s, change
+
+
+def put(folder: Path, pair: KeyPair) -> None:
+    write(folder, "tls.crt", pair.certificate_pem)
+    write(folder, "tls.key", pair.key_pem.reveal())
+
+
+async def presented(s: Site) -> int:
+    """The serial number of the certificate that a new handshake gets."""
+    shown: list[bytes] = []
+
+    def look(session: ssl.SSLObject) -> None:
+        shown.append(session.getpeercert(binary_form=True) or b"")
+
+    async with s.caller(check_peer=look):
+        return certs.load_certificate(shown[0]).serial_number
+
+
+def serial_of(pair: KeyPair) -> int:
+    return certs.load_certificate(pair.certificate_pem).serial_number
+
+
+# --- the certificate --------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_pair_is_shown_to_new_handshakes_and_live_streams_live_on(tmp_path: Path) -> None:
+    async with site(tmp_path, reload_interval=FAST) as s, s.caller() as old:
+        assert (await old.fetch(get())).status == 200
+        before = await presented(s)
+        pair = ca.server(AUTHORITY)
+        put(tmp_path, pair)
+        await s.until(lambda: s.events("certificate reloaded"))
+        assert (await presented(s)) == serial_of(pair) != before
+        assert (await old.fetch(get())).status == 200
+        expires = certs.load_certificate(pair.certificate_pem).not_valid_after_utc
+        assert s.events("certificate reloaded")[0]["certificate_expires"] == expires.isoformat()
+        assert len(s.events("certificate reloaded")) == 1
+
+
+async def test_a_kubernetes_secret_is_followed_through_its_links(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    for revision in ("..2026_1", "..2026_2"):
+        (mount / revision).mkdir()
+        put(mount / revision, ca.server(AUTHORITY))
+    (mount / "..data").symlink_to("..2026_1")
+    for name in ("tls.crt", "tls.key"):
+        (mount / name).symlink_to(f"..data/{name}")
+    tls = {"cert_file": str(mount / "tls.crt"), "key_file": str(mount / "tls.key")}
+    async with site(tmp_path, tls=tls, reload_interval=FAST) as s:
+        before = await presented(s)
+        # As the kubelet does: a new link, renamed over the old one.
+        (mount / "..data_tmp").symlink_to("..2026_2")
+        os.replace(mount / "..data_tmp", mount / "..data")  # noqa: PTH105 - Path.replace would say the same less plainly
+        await s.until(lambda: s.events("certificate reloaded"))
+        assert await presented(s) != before
+
+
+async def test_a_certificate_waits_for_its_key(tmp_path: Path) -> None:
+    async with site(tmp_path, reload_interval=FAST) as s:
+        before = await presented(s)
+        pair = ca.server(AUTHORITY)
+        write(tmp_path, "tls.crt", pair.certificate_pem)
+        await s.until(lambda: s.events("certificate not reloaded"))
+        line = s.events("certificate not reloaded")[0]
+        assert line["error"] == "the certificate and the private key do not belong together"
+        assert line["hint"]
+        assert await presented(s) == before
+        write(tmp_path, "tls.key", pair.key_pem.reveal())
+        await s.until(lambda: s.events("certificate reloaded"))
+        assert await presented(s) == serial_of(pair)
+
+
+def garbage(folder: Path) -> None:
+    write(folder, "tls.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+
+
+def expired(folder: Path) -> None:
+    put(folder, ca.server(AUTHORITY, validity=ca.valid(ca.EXPIRED[0], starts_in=ca.EXPIRED[1])))
+
+
+def gone(folder: Path) -> None:
+    (folder / "tls.key").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(garbage, "cannot be used"), (expired, "the new certificate has expired"), (gone, "tls.key: no such file or directory")],
+)
+async def test_a_bad_pair_keeps_the_old_one_and_is_told_once(
+    tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    async with site(tmp_path, reload_interval=FAST) as s:
+        before = await presented(s)
+        spoil(tmp_path)
+        await s.until(lambda: s.events("certificate not reloaded"))
+        assert reason in s.events("certificate not reloaded")[0]["error"]
+        assert await presented(s) == before
+        pair = ca.server(AUTHORITY)
+        put(tmp_path, pair)
+        await s.until(lambda: s.events("certificate reloaded"))
+        assert await presented(s) == serial_of(pair)
+        assert len(s.events("certificate not reloaded")) == 1
+
+
+# --- the settings -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_changed_file_is_in_use_at_once_and_its_difference_in_the_log(tmp_path: Path) -> None:
+    other = Upstream(answering(b"other"))
+    port = await other.start()
+    async with reloading(tmp_path) as (s, change), s.caller() as stream:
+        assert (await stream.fetch(get())).body != b"other"
+        was = s.proxy.live.config.routes["echo"].url
+        change(routes={"echo": f"http://localhost:{port}", "new": "http://localhost:1"}, shutdown_timeout="2s")
+        await s.until(lambda: s.events("config reloaded"))
+        assert (await stream.fetch(get())).body == b"other"  # the same stream, which had found its route before
+        changes = s.events("config reloaded")[0]["changes"]
+        assert changes == [
+            f"routes.echo.url: {was} → http://localhost:{port}",
+            "routes.new.url: not set → http://localhost:1",
+            f"routes.wiki.url: {was} → not set",
+            "shutdown_timeout: 30s → 2s",
+        ]
+        assert "new" in {line["route"] for line in s.events("route configured")}
+    await other.stop()
+    for link in other.links:
+        await link.ended()
+
+
+def answering(body: bytes) -> Script:
+    async def script(link: Link) -> None:
+        while True:
+            await link.request()
+            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    return script
+
+
+async def test_a_stream_of_a_route_that_is_gone_lives_on(tmp_path: Path) -> None:
+    more = asyncio.Event()
+
+    async def events(link: Link) -> None:
+        await link.request()
+        await link.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 20\r\n\r\ndata: 1\n\n")
+        await more.wait()
+        await link.send(b"data: 23\n\n\n")
+
+    async with reloading(tmp_path, events) as (s, change), s.caller() as stream:
+        await stream.send(get())
+        got = b""
+        while b"data: 1" not in got:
+            got += await stream.read()
+        change(routes={"wiki": "http://localhost:1"})
+        await s.until(lambda: s.events("config reloaded"))
+        more.set()
+        while b"data: 23" not in got:
+            got += await stream.read()
+        assert (await stream.fetch(get())).error == b"no_route"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"routes": {"echo": "http://localhost:1", "bad": "localhost"}}, "routes.bad: invalid upstream"),
+        ({"routes": {"echo": "http://localhost:1"}, "log_levle": "info"}, "log_levle: unknown setting"),
+        ({"routes": {"echo": "http://localhost:1"}, "listen_addr": "127.0.0.1:9"}, "listen_addr cannot change while running"),
+        ({"routes": {"echo": "http://localhost:1"}, "upstream": {"tls": {"ca_file": "/no/ca.crt"}}}, "open /no/ca.crt"),
+        ({"routes": None}, "routes: required"),
+    ],
+)
+async def test_wrong_settings_change_nothing_and_are_told_once(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
+    async with reloading(tmp_path) as (s, change), s.caller() as stream:
+        live = s.proxy.live
+        good = (tmp_path / "config.yaml").read_text()
+        change(**wrong)
+        await s.until(lambda: s.events("config not reloaded"))
+        assert said in s.events("config not reloaded")[0]["error"]
+        assert s.proxy.live is live
+        assert (await stream.fetch(get())).status == 200
+        (tmp_path / "config.yaml").write_text(good)
+        change(shutdown_timeout="2s")
+        await s.until(lambda: s.events("config reloaded"))
+        assert s.events("config reloaded")[0]["changes"] == ["shutdown_timeout: 30s → 2s"]
+        assert len(s.events("config not reloaded")) == 1
+
+
+async def test_a_wrong_file_does_not_hold_up_the_certificate(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as (s, change):
+        change(routes=None)
+        await s.until(lambda: s.events("config not reloaded"))
+        put(tmp_path, ca.server(AUTHORITY))
+        await s.until(lambda: s.events("certificate reloaded"))
+
+
+async def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None:
+    async with reloading(tmp_path, interval="60ms") as (s, change):
+        file = tmp_path / "config.yaml"
+        whole = file.read_text()
+        half = whole.replace("  wiki:", "  wiki-to-be:")
+        for number in range(40):  # of a valid half that is never the same, and never left to stand
+            file.write_text(f"# {number}\n{half}")
+            await asyncio.sleep(0.005)
+            file.write_text(f"# {number}\n{whole}")
+            await asyncio.sleep(0.015)
+        change(shutdown_timeout="2s")
+        await s.until(lambda: s.events("config reloaded"))
+        assert [line["changes"] for line in s.events("config reloaded")] == [["shutdown_timeout: 30s → 2s"]]
+
+
+async def test_unwatched_settings_are_read_when_asked_for(tmp_path: Path) -> None:
+    async with reloading(tmp_path, is_watched=False) as (s, change):
+        change(shutdown_timeout="2s")
+        put(tmp_path, ca.server(AUTHORITY))
+        await s.until(lambda: s.events("certificate reloaded"))  # several looks have passed
+        assert not s.events("config reloaded")
+        s.proxy.reload()
+        await s.until(lambda: s.events("config reloaded"))
+        s.proxy.reload()
+        await s.until(lambda: s.events("config unchanged"))
+
+
+async def test_callers_are_checked_by_the_new_ca_and_the_new_list(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as (s, change):
+        async with s.caller() as stream:
+            assert (await stream.fetch(get())).status == 200
+        ca_file = write(tmp_path, "callers.crt", CALLERS.certificate_pem)
+        change(callers={"mode": "require", "ca_file": str(ca_file), "allow": [ca.WORKSPACE]})
+        await s.until(lambda: s.events("config reloaded"))
+        with pytest.raises((ssl.SSLError, OSError)):
+            async with s.caller() as stream:
+                await stream.fetch(get())
+        async with s.caller(identity=ca.caller(CALLERS)) as stream:
+            assert (await stream.fetch(get())).status == 200
+        other = ca.ca("callers-2")
+        write(tmp_path, "callers.crt", other.certificate_pem)
+        await s.until(lambda: len(s.events("config reloaded")) == 2)
+        assert s.events("config reloaded")[1]["changes"] == ["callers.ca_file: other content"]
+        async with s.caller(identity=ca.caller(other)) as stream:
+            assert (await stream.fetch(get())).status == 200
+
+
+# --- kept connections to upstreams ------------------------------------------------------------------------------------
+
+
+def same(_: Path, url: str) -> dict[str, Any]:
+    return {"shutdown_timeout": "2s", "routes": {"echo": url}}
+
+
+def other_route(_: Path, url: str) -> dict[str, Any]:
+    return {"routes": {"echo": {"url": url, "host_header": "upstream"}}}
+
+
+def other_permission(_: Path, url: str) -> dict[str, Any]:
+    return {"upstream": {"allowed_ips": ["127.0.0.1"]}, "routes": {"echo": url}}
+
+
+def own_permission(_: Path, url: str) -> dict[str, Any]:
+    return {"routes": {"echo": {"url": url, "allowed_ips": ["127.0.0.1"]}}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_kept"), [(same, True), (other_route, False), (other_permission, False), (own_permission, False)]
+)
+async def test_a_kept_connection_is_used_again_only_on_the_terms_it_was_dialled_on(
+    tmp_path: Path, changed: Callable[[Path, str], dict[str, Any]], is_kept: bool
+) -> None:
+    async with reloading(tmp_path, limits={"upstream_idle": "1m"}) as (s, change), s.caller() as stream:
+        await stream.fetch(get())
+        url = s.proxy.live.config.routes["echo"].url
+        change(**changed(tmp_path, url))
+        await s.until(lambda: s.events("config reloaded"))
+        if not is_kept:
+            await s.until(lambda: s.upstream.running == 0)
+        await stream.fetch(get())
+        assert len(s.upstream.links) == (1 if is_kept else 2)
+
+
+async def test_a_connection_that_was_busy_during_the_reload_is_not_kept(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def slow(link: Link) -> None:
+        while True:
+            await link.request()
+            await go.wait()
+            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with reloading(tmp_path, slow, limits={"upstream_idle": "1m"}) as (s, change), s.caller() as stream:
+        await stream.send(get())
+        await asyncio.wait_for(s.upstream.arrived.wait(), PATIENCE)
+        change(**other_permission(tmp_path, s.proxy.live.config.routes["echo"].url))
+        await s.until(lambda: s.events("config reloaded"))
+        go.set()
+        assert (await stream.response()).body == b"ok"
+        await s.until(lambda: s.upstream.running == 0)
+        assert (await stream.fetch(get())).body == b"ok"
+
+
+async def test_a_kept_connection_to_a_ca_that_is_not_trusted_any_more_is_closed(tmp_path: Path) -> None:
+    upstream_ca = ca.ca("upstream-ca")
+    served: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer)
+        try:
+            await answering(b"ok")(Link(reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=contexts.control_server(ca.server(upstream_ca, "localhost")))
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    ca_file = write(tmp_path, "upstream.crt", upstream_ca.certificate_pem)
+    upstream = {"allowed_ips": ["127.0.0.0/8"], "tls": {"ca_file": str(ca_file)}}
+    routes = {"echo": url}
+    async with (
+        reloading(tmp_path, upstream=upstream, routes=routes, limits={"upstream_idle": "1m"}) as (s, _),
+        s.caller() as stream,
+    ):
+        assert (await stream.fetch(get())).status == 200
+        write(tmp_path, "upstream.crt", ca.ca("another").certificate_pem)
+        await s.until(lambda: s.events("config reloaded"))
+        assert (await stream.fetch(get())).error == b"upstream_tls"
+        assert len(served) == 1
+    server.close()
+    await server.wait_closed()
