@@ -147,9 +147,11 @@ class Proxy:
     def refused(self, what: str, error: PenstockError) -> None:
         """As `reload.Running`: what was in use stays."""
         self._metrics.reloaded(what, is_taken=False)
-        self._log.error(
-            f"{what} not reloaded", error=error.public, detail=error.detail, hint=error.hint, kept="what was in use before"
-        )
+        told = {"error": error.public, "detail": error.detail, "hint": error.hint, "kept": "what was in use before"}
+        if what == "certificate":
+            self._log.error("certificate not reloaded", **told)
+        else:
+            self._log.error("config not reloaded", **told)
 
     async def stop(self) -> None:
         """Accept nothing more, end standing streams, let calls finish for `shutdown_timeout` less a second, cut the rest."""
