@@ -40,6 +40,32 @@ class Limits(Section):
     """Requests served at a time, waiting edges included; more get 529 and are told to come back."""
 
 
+class Federation(Section):
+    """Workload identity: whose assertions are taken, and how their issuers' keys are fetched."""
+
+    audiences: tuple[str, ...] = ()
+    """What `aud` must be where a rule says nothing else; `public_url` if this is empty. Several, for a move between names."""
+    allowed_hosts: tuple[str, ...] = ()
+    """`host` or `host:port` of issuers that may be fetched although they are private, addresses or on another port: a
+    cluster's API server, an identity provider in the company's network. All others must be public names on port 443."""
+    fetch_seconds: Duration = 10.0
+    """How long one fetch of keys may take in all; an exchange waits for it when it meets a key nobody knows."""
+    document: ByteSize = 256 << 10
+    """Largest discovery document or key set. Large providers publish under 20 KiB."""
+    poll_interval: Duration = Field(default=300.0, gt=0)
+    """How often keys are fetched anew, so that a new key is known before its first use."""
+    refresh_interval: Duration = 60.0
+    """How soon after an attempt an unknown key makes another: a stranger's garbage costs an issuer one fetch a minute."""
+    stale_limit: Duration = _DAY
+    """How long keys are believed after the last successful fetch: an outage of a day, and a withdrawn key not longer."""
+    pause_after: int = Field(default=10, ge=1)
+    """Failures in a row after which polling pauses until an admin turns it on: about four hours of an issuer that is gone."""
+    history: Duration = 30 * _DAY
+    """How long the authentication history keeps an exchange."""
+    history_length: int = Field(default=10_000, ge=1)
+    """How many exchanges it keeps of one organization: failed ones are written at a stranger's will."""
+
+
 class ControlConfig(RoleConfig):
     """Settings of `penstock control`."""
 
@@ -52,6 +78,9 @@ class ControlConfig(RoleConfig):
     """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
     admin_addr: HostPort | None = HostPort("127.0.0.1", 8701)
     """Where /healthz, /readyz and /metrics listen; null turns the admin port off."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#\s]+$", max_length=300)
+    """The API's own URL as clients dial it, without a path: what assertions are made out to (`aud`). `http://` and
+    `listen_addr` where it is not given, which only a machine of one's own can use."""
     tls: TlsFiles | None = None
     """The API's own TLS. Leave it out behind a proxy that ends TLS."""
     log_level: Level = "info"
@@ -80,6 +109,8 @@ class ControlConfig(RoleConfig):
     five seconds is what a revocation may take in all."""
     long_poll_limit: Duration = 30.0
     """Longest wait of a snapshot request; proxies in between commonly cut at 60 seconds."""
+    federation: Federation = Federation()
+    """Workload identity."""
     limits: Limits = Limits()
     """Bounds, each with its reason."""
 
@@ -90,6 +121,12 @@ class ControlConfig(RoleConfig):
             msg = "must begin with postgresql://; SQLite needs no URL"
             raise ValueError(msg)
         return value
+
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """What an assertion's `aud` must be, unless its rule says otherwise."""
+        scheme = "http" if self.tls is None else "https"
+        return self.federation.audiences or (self.public_url or f"{scheme}://{self.listen_addr}",)
 
     @property
     def database_file(self) -> Path:

@@ -11,7 +11,9 @@ from penstock.control.api.app import make_app
 from penstock.control.metrics import ControlMetrics
 from penstock.control.service.bootstrap import open_core
 from penstock.control.service.feed import Feed
+from penstock.control.service.issuer_keys import IssuerKeys
 from penstock.control.serving import HttpServer
+from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
@@ -64,12 +66,16 @@ class Control:
         """Open the store and listen. Raises ConfigError: not initialized, newer schema, busy port, bad certificate."""
         async with AsyncExitStack() as opened:
             core = await opened.enter_async_context(open_core(self._config))
-            server = HttpServer(make_app(core, Feed(core), self._metrics))
+            issuer_keys = IssuerKeys(core)
+            tasks = Tasks()
+            opened.push_async_callback(tasks.aclose)
+            server = HttpServer(make_app(core, Feed(core), issuer_keys, self._metrics))
             await server.start(self._config.listen_addr, await asyncio.to_thread(self._context))
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.
             opened.callback(core.database.changes.close)
             await self._start_admin(opened)
+            tasks.spawn(issuer_keys.poll(), "issuer keys")
             self._server = server
             self._opened = opened.pop_all()
         if self._config.tls is None and not _is_loopback(self._config.listen_addr.host):

@@ -152,6 +152,18 @@ def control_client(ca_file: Path | None = None) -> TLSContext:
     return context
 
 
+def issuer_client(ca_pem: str | None) -> TLSContext:
+    """The control plane's side towards an identity provider: the system's CAs, or the ones its admin gave instead."""
+    context = _client(ssl.TLSVersion.TLSv1_2)
+    context.set_alpn_protocols([_HTTP])
+    if ca_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        _trust(context, [ca_pem])
+    return context
+
+
 def control_server(identity: KeyPair) -> TLSContext:
     """The control plane's own TLS, where no reverse proxy ends it."""
     context = _server(ssl.TLSVersion.TLSv1_2, identity, tickets=2)  # no client certificates: resumption skips no check

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
-from penstock.control.api import audit, envelope, launch, login, organization, own, platform, tunnels
+from penstock.control.api import audit, envelope, federation, launch, login, oauth, organization, own, platform, tunnels
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from penstock.control.metrics import ControlMetrics
     from penstock.control.service.core import Core
     from penstock.control.service.feed import Feed
+    from penstock.control.service.issuer_keys import IssuerKeys
 
 
-def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
+def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMetrics) -> ASGIApp:
     """The API as one ASGI application."""
     # No documents yet: what is not shown to be true is not served.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.core = core
     app.state.feed = feed
+    app.state.issuer_keys = issuer_keys
     app.include_router(tunnels.router)
     app.include_router(launch.router)
     app.include_router(own.router)
@@ -33,6 +35,9 @@ def make_app(core: Core, feed: Feed, metrics: ControlMetrics) -> ASGIApp:
     app.include_router(organization.published)
     app.include_router(organization.own)
     app.include_router(platform.router)
+    app.include_router(federation.published)
+    app.include_router(federation.own)
+    app.include_router(oauth.router)
     envelope.register(app)
 
     @app.get("/healthz")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock import ids
 from penstock.control.auth.attempts import Attempts
+from penstock.control.federation.fetch import Fetch
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Core:
     now: Callable[[], datetime] = field(default=_utc_now)
     entropy: Callable[[int], bytes] = field(default=os.urandom)
     attempts: Attempts = field(default_factory=Attempts)
+    fetch: Fetch = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fetch", Fetch(self.config.federation))
 
     def new_id(self, prefix: str) -> str:
         """A fresh public id."""

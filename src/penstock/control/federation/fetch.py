@@ -1,0 +1,133 @@
+"""Fetching from a URL that an organization's admin chose, without becoming their way into this platform's network.
+
+A name is resolved once, every answer must be public, and what is dialled is an address that was checked. Redirects are not
+followed, proxies of the environment not used, answers bounded. Hosts on the operator's list need only https.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from http import HTTPStatus
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final, final
+
+import httpx2
+
+from penstock.control.federation.urls import HTTPS
+from penstock.errors import PenstockError, UnavailableError
+from penstock.tls import contexts
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
+    from penstock.control.config import Federation
+    from penstock.control.federation.urls import Url
+
+_RESOLVE_SECONDS: Final = 5.0
+_AT_ONCE: Final = 8
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+_6TO4: Final = IPv6Network("2002::/16")
+
+
+@final
+class Fetch:
+    """One for a control process."""
+
+    def __init__(self, settings: Federation) -> None:
+        self._settings = settings
+        self._allowed = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def check(self, url: Url) -> None:
+        """Raises ValueError, for a person, when this URL could never be fetched. A name without an answer may get one."""
+        self._check_shape(url)
+        if not self._is_allowed(url):
+            try:
+                await self._addresses(url)
+            except UnavailableError:
+                return
+
+    async def get(self, url: Url, ca_pem: str | None) -> bytes:
+        """The document. Raises UnavailableError that says what went wrong."""
+        async with self._slots:
+            try:
+                async with asyncio.timeout(self._settings.fetch_seconds):
+                    self._check_shape(url)
+                    address = (await self._addresses(url))[0]
+                    return await self._get(url, address, ca_pem)
+            except TimeoutError:
+                raise UnavailableError(f"{url.host} took over {self._settings.fetch_seconds:g} s") from None
+            except (ValueError, httpx2.HTTPError, PenstockError) as exc:
+                raise UnavailableError(f"{url.host}: {_words(exc)}") from exc
+
+    async def _get(self, url: Url, address: str, ca_pem: str | None) -> bytes:
+        context = await asyncio.to_thread(contexts.issuer_client, ca_pem)
+        literal = f"[{address}]" if ":" in address else address
+        name = f"[{url.host}]" if url.is_address and ":" in url.host else url.host
+        headers = {
+            "host": name if url.port == HTTPS else f"{name}:{url.port}",
+            "accept": "application/json",
+            "accept-encoding": "identity",  # or a small answer could become a large one
+        }
+        # The URL holds the checked address; the certificate has to be the name's.
+        async with (
+            httpx2.AsyncClient(verify=context, trust_env=False, follow_redirects=False, timeout=None) as client,
+            client.stream(
+                "GET", f"https://{literal}:{url.port}{url.path}", headers=headers, extensions={"sni_hostname": url.host}
+            ) as response,
+        ):
+            if response.status_code != HTTPStatus.OK:
+                raise ValueError(f"answered {response.status_code}")
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise ValueError("answered compressed although it was asked not to")
+            document = b""
+            async for chunk in response.aiter_raw():
+                document += chunk
+                if len(document) > self._settings.document:
+                    raise ValueError(f"answered with more than {self._settings.document} bytes")
+            return document
+
+    def _check_shape(self, url: Url) -> None:
+        if self._is_allowed(url):
+            return
+        if url.is_address:
+            raise ValueError("url must use a DNS name, not an address")
+        if url.port != HTTPS:
+            raise ValueError("url must use port 443")
+        if "." not in url.host:
+            raise ValueError("url must use a public DNS name")
+
+    def _is_allowed(self, url: Url) -> bool:
+        names = {f"{url.host}:{url.port}"} | ({url.host} if url.port == HTTPS else set[str]())
+        return not self._allowed.isdisjoint(names)
+
+    async def _addresses(self, url: Url) -> list[str]:
+        """The checked addresses. Raises ValueError for a private one, UnavailableError where there is no answer."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_RESOLVE_SECONDS):
+                found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as exc:
+            raise UnavailableError(f"{url.host} does not resolve") from exc
+        addresses = [str(entry[4][0]) for entry in found]
+        if not self._is_allowed(url) and not all(is_public(ip_address(text.partition("%")[0])) for text in addresses):
+            raise ValueError("url must resolve to public addresses")
+        return addresses
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one of the internet's, in whatever way it is wrapped."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if address in _NAT64 or address in _6TO4:
+            inner = inner or ip_address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+def _words(exc: Exception) -> str:
+    if isinstance(exc, PenstockError):
+        return exc.public
+    return " ".join(str(exc).split())[:300] or type(exc).__name__
