@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
     from penstock.protocol.token import TunnelToken
 
 
+@dataclass(slots=True)
+class _Running:
+    """What a started agent shows and trusts; all of it may change while it lives."""
+
+    token: TunnelToken
+    trust: EdgeTrust
+    plan: LinkPlan
+    supervisor: Supervisor
+
+
 class Agent:
     """One agent. `start` returns when it dials, `is_ready` says when a link is registered, `stop` ends in order."""
 
@@ -44,11 +54,8 @@ class Agent:
         self._tasks = Tasks(self._failed)
         registry = new_registry()
         self.metrics = AgentMetrics.on(registry)
-        self._supervisor: Supervisor | None = None
-        self._token: TunnelToken | None = None
+        self._running: _Running | None = None
         self._token_is_bad = False
-        self._trust: EdgeTrust | None = None
-        self._plan: LinkPlan | None = None
         pages = {
             "/ready": ready_page(self.connector_id, lambda: self.links),
             "/healthz": healthz,
@@ -60,7 +67,7 @@ class Agent:
     @property
     def links(self) -> int:
         """Registered links."""
-        return self._supervisor.registered if self._supervisor is not None else 0
+        return self._running.supervisor.registered if self._running is not None else 0
 
     @property
     def is_ready(self) -> bool:
@@ -70,7 +77,7 @@ class Agent:
     @property
     def buffered(self) -> int:
         """Bytes on their way to edges that the operating system has not taken: what a slow reader costs this process."""
-        connections = self._supervisor.connections if self._supervisor is not None else ()
+        connections = self._running.supervisor.connections if self._running is not None else ()
         return sum(connection.buffered for connection in connections)
 
     @property
@@ -85,15 +92,15 @@ class Agent:
     async def start(self) -> None:
         """Read the token, bind the metrics port, begin to dial. ConfigError or IdentityError for what cannot work."""
         config = self._config
-        self._token = token = await asyncio.to_thread(read_token, config)
-        self._trust = await asyncio.to_thread(read_trust, config, token)
+        token = await asyncio.to_thread(read_token, config)
+        trust = await asyncio.to_thread(read_trust, config, token)
         edges = config.edge or _addresses(token.edges)
         if not edges:
             raise ConfigError("The token names no edge.", hint="set edge to the address of one, e.g. edge.example.com:7844")
         origin = Origin(config.url, limits=config.limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
-        self._plan = LinkPlan(
+        plan = LinkPlan(
             registration=self._registration(token),
-            context=self._trust.context(),
+            context=trust.context(),
             limits=config.limits,
             budget=WindowBudget(),
             serve=origin.serve,
@@ -101,15 +108,16 @@ class Agent:
         )
         if self._admin is not None:
             await self._admin.start()
-        self._supervisor = self._supervise(self._plan, edges)
-        self._supervisor.start()
+        supervisor = self._supervise(plan, edges)
+        self._running = _Running(token, trust, plan, supervisor)
+        supervisor.start()
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
 
     async def stop(self) -> None:
         """Unregister, let streams finish within the grace period, end."""
-        if self._supervisor is not None:
-            await self._supervisor.stop(self._config.grace_period)
+        if self._running is not None:
+            await self._running.supervisor.stop(self._config.grace_period)
         await self._tasks.aclose()
         if self._admin is not None:
             await self._admin.stop()
@@ -137,40 +145,46 @@ class Agent:
 
     async def _read_token_again(self) -> None:
         """A file that changed is used from the next link on; one that cannot be read is said once, and the old value stays."""
-        if self._config.token_file is None or self._token is None or self._plan is None or self._supervisor is None:
+        running = self._running
+        if self._config.token_file is None or running is None:
             return
         try:
             token = await asyncio.to_thread(read_token, self._config)
-            trust = self._trust if token.cas == self._token.cas else await asyncio.to_thread(read_trust, self._config, token)
+            trust = running.trust
+            if token.cas != running.token.cas and self._config.cacert is None:
+                trust = await asyncio.to_thread(read_trust, self._config, token)
         except PenstockError as exc:
             say = self._log.debug if self._token_is_bad else self._log.error
             self._token_is_bad = True
             say("token file not usable", error=exc.public, detail=exc.detail, hint=exc.hint)
             return
         self._token_is_bad = False
-        if token == self._token or trust is None:
-            return
-        is_another = (token.tunnel_id, token.account) != (self._token.tunnel_id, self._token.account)
-        self._token, self._trust = token, trust
-        self._plan = replace(self._plan, registration=self._registration(token), context=trust.context())
+        if token != running.token:
+            self._use(running, token, trust)
+
+    def _use(self, running: _Running, token: TunnelToken, trust: EdgeTrust) -> None:
+        is_another = (token.tunnel_id, token.account) != (running.token.tunnel_id, running.token.account)
+        running.token, running.trust = token, trust
+        running.plan = replace(running.plan, registration=self._registration(token), context=trust.context())
         self._log.info("tunnel token read again", tunnel=str(token.tunnel_id))
         if not self._config.edge and token.edges:
-            self._supervisor.learn(_addresses(token.edges))
-        self._supervisor.use(self._plan, anew=is_another)
+            running.supervisor.learn(_addresses(token.edges))
+        running.supervisor.use(running.plan, anew=is_another)
 
     def _noticed(self, notice: Notice) -> None:
         """An edge told which edges there are, and who signs them."""
-        if self._supervisor is None or self._trust is None or self._plan is None:
+        running = self._running
+        if running is None:
             return
-        new, refused = self._trust.learn(notice.cas)
+        new, refused = running.trust.learn(notice.cas)
         if refused:
             self._log.warning("edge CA not taken over: no trusted CA signed it", edge_cas=refused)
         if new:
             self._log.info("edge CA learned", edge_cas=new)
-            self._plan = replace(self._plan, context=self._trust.context())
-            self._supervisor.use(self._plan)
+            running.plan = replace(running.plan, context=running.trust.context())
+            running.supervisor.use(running.plan)
         if notice.edges and not self._config.edge:
-            self._supervisor.learn(_addresses(notice.edges))
+            running.supervisor.learn(_addresses(notice.edges))
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
