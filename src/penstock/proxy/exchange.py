@@ -330,6 +330,8 @@ class Exchange:
     # --- what takes too long ----------------------------------------------------------------------------------------
 
     def _watch_stall(self) -> None:
+        if self.is_over:
+            return
         if not (self._is_choked or self._is_caller_choked):
             if self._stall is not None:
                 self._stall.clear()
