@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.store import database
 
 from penstock.protocol.token import parse_token
+from penstock.schema.edges import Snapshot, TunnelRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.control import Api
 
 __all__ = ["database"]  # both of them
@@ -101,3 +105,26 @@ async def test_every_rotation_and_revocation_is_in_the_audit_log(api: Api) -> No
     assert (rotated["tunnel_id"], rotated["tunnel_token_id"], rotated["reason"]) == (tunnel["id"], token["id"], "why not")
     [revoked] = await _activities(api, "tunnel_certificate_revoked")
     assert (revoked["certificate_id"], revoked["certificate_fingerprint"]) == (certificate["id"], certificate["fingerprint"])
+
+
+async def test_with_an_overlap_both_values_register_for_a_while_and_a_second_rotation_ends_the_first_one(
+    start_api: Callable[..., Any],
+) -> None:
+    api: Api = await start_api(rotation_overlap=3600)
+    credential = (await api.enrol()).json()["credential"]
+    tunnel = await api.tunnel()
+
+    async def record() -> TunnelRecord:
+        (only,) = Snapshot.model_validate_json((await api.snapshot(credential)).content).tunnels
+        return only
+
+    first = await record()
+    assert first.retiring == ()
+    await api.http.post(f"/v1/tunnels/{tunnel['id']}/rotate_token")
+    second = await record()
+    assert [retiring.verifier for retiring in second.retiring] == list(first.verifiers)
+    assert timedelta(minutes=59) < second.retiring[0].until - datetime.now(UTC) <= timedelta(hours=1)
+    await api.http.post(f"/v1/tunnels/{tunnel['id']}/rotate_token")
+    third = await record()
+    assert [retiring.verifier for retiring in third.retiring] == list(second.verifiers)
+    assert len({*first.verifiers, *second.verifiers, *third.verifiers}) == 3

@@ -104,6 +104,9 @@ class ControlConfig(RoleConfig):
     """How long a caller's certificate holds. A day: it outlasts an outage of the control plane, and a theft does not last."""
     edge_certificate_lifetime: Duration = 90 * _DAY
     """How long an edge's certificate holds."""
+    rotation_overlap: Duration = 0.0
+    """How long the value that a rotation replaced still registers agents. Zero, as published: not at all. With an overlap a
+    fleet changes over without a gap; a value that leaked is then ended by rotating twice."""
     change_poll_interval: Duration = Field(default=1.0, gt=0)
     """How often a waiting edge's request looks for changes that another control process made. Own changes wake it at once;
     five seconds is what a revocation may take in all."""

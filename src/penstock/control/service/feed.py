@@ -18,9 +18,11 @@ from penstock.control.service import liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
-from penstock.schema.edges import CallerRecord, Snapshot, TunnelRecord
+from penstock.schema.edges import CallerRecord, RetiringVerifier, Snapshot, TunnelRecord
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.service.core import Core
@@ -69,7 +71,7 @@ class Feed:
             if self._latest is None or self._latest.version != version:
                 snapshot = Snapshot(
                     version=version,
-                    tunnels=await _tunnels(connection),
+                    tunnels=await _tunnels(connection, self._core.now()),
                     callers=await _callers(self._core, connection),
                     agent_edges=await _agent_edges(connection),
                     edge_ca_pem=await roots.edge_ca_pem(connection),
@@ -86,12 +88,12 @@ async def _agent_edges(connection: AsyncConnection) -> tuple[str, ...]:
     return tuple((await connection.execute(select(e.c.agent_address).order_by(e.c.name))).scalars())
 
 
-async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
+async def _tunnels(connection: AsyncConnection, now: datetime) -> tuple[TunnelRecord, ...]:
     t, c = tables.tunnels, tables.certificates
     active = (
         select(func.count()).where(c.c.tunnel_id == t.c.id, c.c.archived_at.is_(None)).scalar_subquery().label("certificates")
     )
-    query = select(t.c.id, t.c.wire_id, t.c.domain, t.c.organization_id, t.c.workspace_id, t.c.verifier, active)
+    query = select(t, active)
     live = query.where(t.c.archived_at.is_(None), liveness.of_workspace(t.c.workspace_id))
     rows = await connection.execute(live.order_by(t.c.id))
     return tuple(
@@ -103,10 +105,18 @@ async def _tunnels(connection: AsyncConnection) -> tuple[TunnelRecord, ...]:
             organization_id=row.organization_id,
             workspace_id=row.workspace_id,
             verifiers=(row.verifier,),
+            retiring=_retiring(row.retiring_verifier, row.retiring_until, now),
             certificates=row.certificates,
         )
         for row in rows
     )
+
+
+def _retiring(verifier: str | None, until: datetime | None, now: datetime) -> tuple[RetiringVerifier, ...]:
+    """The edge looks at the time itself: the end of an overlap is no change of the feed."""
+    if verifier is None or until is None or until <= now:
+        return ()
+    return (RetiringVerifier(verifier=verifier, until=until),)
 
 
 async def _callers(core: Core, connection: AsyncConnection) -> tuple[CallerRecord, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -145,7 +146,10 @@ async def reveal_token(core: Core, key: Principal, tunnel_id: str, reach: Reach 
 async def rotate_token(
     core: Core, key: Principal, tunnel_id: str, reason: str | None, reach: Reach = Reach.WORKSPACE
 ) -> TunnelToken:
-    """A fresh token. The old value opens no new link from now on; links that it opened stay, as published."""
+    """A fresh token. The old value opens no new link from now on; links that it opened stay, as published.
+
+    Where the platform has an overlap, the old value goes on registering for that long, and the one before it ends.
+    """
     async with core.database.write() as connection:
         await lock_organization(connection, key.organization_id)  # two at once: the second rotates the first one's token
         row = await _with_token(connection, key, tunnel_id, reach)
@@ -154,12 +158,20 @@ async def rotate_token(
             "sealed_secret": core.vault.seal(secret, _cell(tunnel_id, key.organization_id)),
             "verifier": hashlib.sha256(secret).hexdigest(),
             "token_id": _token_id(row["wire_id"], secret),
+            **_retiring(core, row["verifier"]),
         }
         await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(changed))
         await advance_feed(connection)
         done = {"tunnel_id": tunnel_id, "tunnel_token_id": changed["token_id"], "reason": reason}
         await audit.record(core, connection, key, "tunnel_token_rotated", done)
         return await _token(connection, {**row, **changed}, secret)
+
+
+def _retiring(core: Core, verifier: str) -> dict[str, Any]:
+    overlap = core.config.rotation_overlap
+    if not overlap:
+        return {"retiring_verifier": None, "retiring_until": None}
+    return {"retiring_verifier": verifier, "retiring_until": core.now() + timedelta(seconds=overlap)}
 
 
 async def _with_token(connection: AsyncConnection, key: Principal, tunnel_id: str, reach: Reach) -> Mapping[str, Any]:

@@ -113,6 +113,9 @@ tunnels = Table(
     Column("token_id", String(80), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("archived_at", UtcDateTime),
+    # The value before the last rotation, and until when it registers agents.
+    Column("retiring_verifier", String(64)),
+    Column("retiring_until", UtcDateTime),
     Index("tunnels_of_workspace", "workspace_id", "created_at", "id"),
     Index("tunnels_of_organization", "organization_id", "archived_at"),
 )
