@@ -69,6 +69,8 @@ class TunnelErrorCode(Enum):
     TOO_LARGE = "too_large"
     HEAD_TOO_LARGE = "head_too_large"
     UNAUTHORIZED = "unauthorized"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    KEYS_UNAVAILABLE = "keys_unavailable"
 
     @property
     def status(self) -> int:
@@ -96,6 +98,8 @@ _STATUS: dict[TunnelErrorCode, int] = {
     TunnelErrorCode.TOO_LARGE: 413,
     TunnelErrorCode.HEAD_TOO_LARGE: 431,
     TunnelErrorCode.UNAUTHORIZED: 401,
+    TunnelErrorCode.INSUFFICIENT_SCOPE: 403,
+    TunnelErrorCode.KEYS_UNAVAILABLE: 503,
 }
 
 
@@ -103,7 +107,7 @@ class TunnelError(PenstockError):
     """A request or a stream is refused by one of the tunnel's hops.
 
     Sent as `text/plain` with a `Penstock-Error` header, never shaped like JSON-RPC (clients tell the protocol's era from
-    error bodies) and never with an internal address.
+    error bodies) and never with an internal address. challenge: the value of WWW-Authenticate that goes with it.
     """
 
     def __init__(
@@ -114,10 +118,12 @@ class TunnelError(PenstockError):
         detail: str | None = None,
         hint: str | None = None,
         retry_after: int | None = None,
+        challenge: str | None = None,
     ) -> None:
         super().__init__(public, detail=detail, hint=hint)
         self.code = code
         self.retry_after = retry_after
+        self.challenge = challenge
 
     @property
     def status(self) -> int:

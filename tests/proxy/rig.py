@@ -17,6 +17,7 @@ from tests.support.ca import DOMAIN, HOST
 from penstock.proxy.guard import Guard, LookUp, Resolver, system_lookup
 from penstock.proxy.limits import ProxyLimits
 from penstock.proxy.metrics import ProxyMetrics
+from penstock.proxy.oauth.gate import Gates
 from penstock.proxy.pipeline import Pipeline
 from penstock.proxy.pool import Pool
 from penstock.proxy.route_settings import RouteConfig
@@ -251,6 +252,7 @@ async def rig(
     service = Service(
         routes=RouteTable({"echo": RouteConfig(url=url, host_header=host_header, sse_keepalive=sse_keepalive)}, DOMAIN),
         pool=pool,
+        gates=Gates(),
         limits=settings,
         metrics=ProxyMetrics(CollectorRegistry()),
         log=structlog.wrap_logger(logged, processors=[], wrapper_class=structlog.make_filtering_bound_logger(0)),

@@ -153,7 +153,10 @@ async def site(
     upstream = Upstream(script)
     port = await upstream.start()
     with capture_logs() as log:
-        config = settings(folder, f"{scheme}://localhost:{port}", **changes)
+        url = f"{scheme}://localhost:{port}"
+        if callable(routes := changes.get("routes")):
+            changes["routes"] = routes(url)
+        config = settings(folder, url, **changes)
         proxy = Proxy(config, source=source(config) if source is not None else None)
         await proxy.start()
         try:

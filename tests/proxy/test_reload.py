@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.proxy.oauth.issuer import issuing
 from tests.proxy.rig import PATIENCE, Link, Script, Upstream, get, hello
 from tests.proxy.site import AUTHORITY, CALLERS, Site, site, write
 from tests.support import ca
@@ -287,6 +288,27 @@ async def test_callers_are_checked_by_the_new_ca_and_the_new_list(tmp_path: Path
         assert s.events("config reloaded")[1]["changes"] == ["callers.ca_file: other content"]
         async with s.caller(identity=ca.caller(other)) as stream:
             assert (await stream.fetch(get())).status == 200
+
+
+async def test_a_route_that_comes_to_ask_for_tokens_asks_at_the_next_request(tmp_path: Path) -> None:
+    async with issuing() as issuer, reloading(tmp_path) as (s, change), s.caller() as stream:
+        assert (await stream.fetch(get())).status == 200
+        url = s.proxy.live.config.routes["echo"].url
+        change(routes={"echo": {"url": url, "require_oauth": issuer.settings(tmp_path)}})
+        await s.until(lambda: s.events("config reloaded"))
+        token = f"Authorization: Bearer {issuer.token()}\r\n"
+        for headers, status in (("", 401), (token, 200)):
+            assert (await stream.fetch(get(headers=headers))).status == status
+        change(shutdown_timeout="2s")
+        await s.until(lambda: len(s.events("config reloaded")) == 2)
+        assert (await stream.fetch(get(headers=token))).status == 200
+        assert issuer.asked.count("/keys") == 1  # the gate that did not change kept its keys
+        write(tmp_path, "issuer.crt", ca.ca("another").certificate_pem)
+        await s.until(lambda: len(s.events("config reloaded")) == 3)
+        assert (await stream.fetch(get(headers=token))).error == b"keys_unavailable"
+        change(routes={"echo": url})
+        await s.until(lambda: len(s.events("config reloaded")) == 4)
+        assert (await stream.fetch(get())).status == 200
 
 
 # --- kept connections to upstreams ------------------------------------------------------------------------------------

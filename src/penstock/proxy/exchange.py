@@ -80,7 +80,7 @@ class Exchange:
         self._asks_upgrade = head.is_upgrade
         self._path = head.target.partition(b"?")[0][:_PATH_LOGGED]  # queries hold session ids and codes
         self._framing = head.framing
-        self._request = upstream_request(head, route.host_header) if route is not None else b""
+        self._request = _for_upstream(head, route) if route is not None else b""
         self._outgoing: list[bytes] | None = []  # body that came before there was a connection; None once there was
         self._connection: UpstreamConnection | None = None
         self._cancel_wait: Callable[[], object] | None = None
@@ -102,7 +102,7 @@ class Exchange:
 
     # --- from the caller --------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, head: RequestHead) -> None:
         """Route the request; what of its body was fed before goes out with its head."""
         if self.is_over:
             return
@@ -120,7 +120,11 @@ class Exchange:
         if self._refusal is not None:
             self._fail(self._refusal)
         elif self._route is not None:
-            self._cancel_wait = self._service.pool.request(self._route, self)
+            gate = self._service.gates.find(self._route)
+            if gate is None:
+                self.admitted()
+            else:
+                self._cancel_wait = gate.ask(head, self) or self._cancel_wait
 
     def refuse(self, error: TunnelError) -> None:
         """The request breaks a rule: answer so, or cut when the response is on its way already."""
@@ -182,7 +186,19 @@ class Exchange:
         """Whether the caller must not send more of the body now."""
         return not self._is_sent and not self.is_over and (self._is_choked or bool(self._outgoing))
 
-    # --- from the pool ----------------------------------------------------------------------------------------------
+    # --- from the gate and the pool ---------------------------------------------------------------------------------
+
+    def admitted(self) -> None:
+        """As `gate.Asking`."""
+        self._cancel_wait = None
+        if self._route is not None and not self.is_over:
+            self._cancel_wait = self._service.pool.request(self._route, self)
+
+    def answered(self, head: ResponseHead, body: bytes) -> None:
+        """As `gate.Asking`."""
+        self.response_started(head)
+        self.response_data(body)
+        self.response_ended(())
 
     def connected(self, connection: UpstreamConnection) -> None:
         """As `pool.Waiting`."""
@@ -408,6 +424,11 @@ class Exchange:
             received=self._received,
             sent=self._sent,
         )
+
+
+def _for_upstream(head: RequestHead, route: Route) -> bytes:
+    strips_token = route.oauth is not None and route.oauth.token == "strip"  # noqa: S105 - what is done with one
+    return upstream_request(head, route.host_header, strips_token=strips_token)
 
 
 def _late(public: str, detail: str) -> TunnelError:

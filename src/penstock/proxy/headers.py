@@ -24,23 +24,25 @@ _HOP_BY_HOP: Final = frozenset(
 # Claims about who called and how, under every name in use: a caller could write anything into them.
 _CLAIMS: Final = frozenset({b"forwarded", b"x-real-ip"})
 _REQUEST_DROPS: Final = _HOP_BY_HOP | _CLAIMS | {b"host"}
+_REQUEST_DROPS_AND_TOKEN: Final = _REQUEST_DROPS | {b"authorization"}
 # Penstock-Error says that the tunnel answered and not the upstream: an upstream cannot say it.
 _RESPONSE_DROPS: Final = _HOP_BY_HOP | {b"penstock-error"}
 _SWITCH: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _FRAMES: Final = frozenset({b"close", b"keep-alive", b"host", b""})
 
 
-def upstream_request(head: RequestHead, host: bytes | None) -> bytes:
-    """The head sent upstream; `host` replaces the caller's Host.
+def upstream_request(head: RequestHead, host: bytes | None, *, strips_token: bool = False) -> bytes:
+    """The head sent upstream; `host` replaces the caller's Host, `strips_token` leaves Authorization out.
 
     X-Forwarded-For is not set: the proxy sees only the agent beside it, the relay's word for the caller's address is nobody's
     to believe, and 127.0.0.1 in it would make some servers trust the call as local.
     """
+    drops = _REQUEST_DROPS_AND_TOKEN if strips_token else _REQUEST_DROPS
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, host or head.host)]
     lines += [
         b"%b: %b\r\n" % (name, value)
         for name, value in head.headers
-        if (lower := name.lower()) not in _REQUEST_DROPS and not lower.startswith(b"x-forwarded-")
+        if (lower := name.lower()) not in drops and not lower.startswith(b"x-forwarded-")
     ]
     lines = _without_nominated(lines, head.options)
     if head.framing is Framing.LENGTH:
@@ -76,14 +78,16 @@ def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> by
 def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes:
     """The tunnel's own answer: text, so that no MCP client takes it for its server's (`error.public` alone is told)."""
     body = error.public.encode() + b"\n"
-    retry = b"Retry-After: %d\r\n" % error.retry_after if error.retry_after is not None else b""
+    more = b"Retry-After: %d\r\n" % error.retry_after if error.retry_after is not None else b""
+    if error.challenge is not None:
+        more += b"WWW-Authenticate: %b\r\n" % error.challenge.encode("ascii")
     return (
         b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\nPenstock-Error: %b\r\n%bContent-Length: %d\r\n%b\r\n%b"
         % (
             error.status,
             HTTPStatus(error.status).phrase.encode(),
             error.code.value.encode(),
-            retry,
+            more,
             len(body),
             b"Connection: close\r\n" if closes else b"",
             b"" if is_head_request else body,

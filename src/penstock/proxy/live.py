@@ -16,10 +16,12 @@ from penstock.proxy.routes import RouteTable
 from penstock.tls import certs, contexts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from penstock.proxy.config import ProxyConfig
+    from penstock.proxy.config import ProxyConfig, UpstreamTlsConfig
     from penstock.proxy.guard import LookUp
+    from penstock.proxy.oauth_settings import OAuthConfig
     from penstock.tls.certs import KeyPair
     from penstock.tls.contexts import TLSContext
 
@@ -52,16 +54,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom `https` upstreams are trusted by."""
+    """Whom the `https` of upstreams, or of an issuer, is trusted by."""
 
     ca: str | None
     include_system_cas: bool
     context: TLSContext
 
     @classmethod
-    def load(cls, config: ProxyConfig) -> Trust:
+    def load(cls, settings: UpstreamTlsConfig | OAuthConfig) -> Trust:
         """From the file; ConfigError when it cannot be used."""
-        settings = config.upstream.tls
         ca = contexts.read_pem(settings.ca_file) if settings.ca_file is not None else None
         context = contexts.upstream(settings.ca_file, include_system_cas=settings.include_system_cas)
         return cls(ca, settings.include_system_cas, context)
@@ -81,6 +82,7 @@ class Live:
     routes: RouteTable
     resolver: Resolver
     trust: Trust
+    issuers: Mapping[OAuthConfig, Trust]
 
     @classmethod
     def load(cls, config: ProxyConfig, lookup: LookUp) -> Live:
@@ -91,7 +93,8 @@ class Live:
             Callers(config.callers.allow),
             RouteTable(config.routes, config.tunnel_domain),
             _resolver(config, lookup),
-            Trust.load(config),
+            Trust.load(config.upstream.tls),
+            _issuers(config, {}),
         )
 
     def with_config(self, config: ProxyConfig, lookup: LookUp) -> Live:
@@ -107,7 +110,7 @@ class Live:
         identity = Identity.load(config) if pair is None else Identity.of(pair, config)
         if identity.callers_ca == self.identity.callers_ca and pair is not None and config.callers == self.config.callers:
             identity = self.identity
-        trust = Trust.load(config)
+        trust = Trust.load(config.upstream.tls)
         is_dialling_as_before = (config.upstream.allowed_ips, config.upstream.disable_ip_validation, config.limits.lookups) == (
             self.config.upstream.allowed_ips,
             self.config.upstream.disable_ip_validation,
@@ -120,6 +123,7 @@ class Live:
             RouteTable(config.routes, config.tunnel_domain),
             self.resolver if is_dialling_as_before else _resolver(config, lookup),
             self.trust if trust.is_same(self.trust) else trust,
+            _issuers(config, self.issuers),
         )
 
     def with_pair(self, pair: KeyPair) -> Live:
@@ -142,12 +146,29 @@ class Live:
             changes.append("callers.ca_file: other content")
         if self.trust.ca != before.trust.ca:
             changes.append("upstream.tls.ca_file: other content")
+        changes += [
+            f"{config.ca_file}: other content"
+            for config, trust in self.issuers.items()
+            if config in before.issuers and trust is not before.issuers[config]
+        ]
         return changes
 
 
 def files_behind(config: ProxyConfig) -> list[Path]:
     """What is read with the settings, the certificate and its key apart."""
-    return [file for file in (config.callers.ca_file, config.upstream.tls.ca_file) if file is not None]
+    issuers = [route.require_oauth.ca_file for route in config.routes.values() if route.require_oauth is not None]
+    return [file for file in (config.callers.ca_file, config.upstream.tls.ca_file, *issuers) if file is not None]
+
+
+def _issuers(config: ProxyConfig, before: Mapping[OAuthConfig, Trust]) -> Mapping[OAuthConfig, Trust]:
+    """Whom each `require_oauth` trusts; the same object where that has not changed."""
+    trusts: dict[OAuthConfig, Trust] = {}
+    for route in config.routes.values():
+        settings = route.require_oauth
+        if settings is not None and settings not in trusts:
+            trust, old = Trust.load(settings), before.get(settings)
+            trusts[settings] = old if old is not None and old.is_same(trust) else trust
+    return trusts
 
 
 def _resolver(config: ProxyConfig, lookup: LookUp) -> Resolver:

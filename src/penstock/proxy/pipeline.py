@@ -225,7 +225,7 @@ class Pipeline(asyncio.Protocol):
             exchange.request_ended()
         elif rest:
             self._receive_body(rest)
-        exchange.start()
+        exchange.start(head)
         if not exchange.is_over:
             self._expect_more()
 

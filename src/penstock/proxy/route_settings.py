@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from penstock.config.load import Section
 from penstock.config.types import Duration, Networks  # noqa: TC001 - pydantic reads annotations at run time
+from penstock.proxy.oauth_settings import OAuthConfig  # noqa: TC001 - as above
 
 _HOST_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # underscores: Compose service names have them
 _HOST: Final = re.compile(rf"(?:{_HOST_LABEL}\.)*{_HOST_LABEL}")
@@ -37,6 +38,10 @@ class RouteConfig(Section):
     sse_keepalive: Duration = 0.0
     """After so long without a byte from the upstream, an event stream gets a comment, so that nobody between takes it for dead
     and a caller that is gone is noticed. 0, the default, passes a stream as it is."""
+
+    require_oauth: OAuthConfig | None = None
+    """Ask for bearer tokens in front of a server that has no authorization of its own. Not set, OAuth is between the caller and
+    the server, and passes untouched."""
 
     @model_validator(mode="after")
     def _is_valid(self) -> RouteConfig:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from penstock.config.types import IPNetwork
+    from penstock.proxy.oauth_settings import OAuthConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Route:
     """One upstream, and what may be done on the way to it: two that are equal may share connections.
 
     host_header is None where the caller's own Host is sent, allowed where the proxy's permission holds, sse_keepalive 0
-    where event streams pass as they are.
+    where event streams pass as they are, oauth where a token is asked for.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Route:
     host_header: bytes | None
     allowed: tuple[IPNetwork, ...] | None = None
     sse_keepalive: float = 0.0
+    oauth: OAuthConfig | None = None
 
     @property
     def url(self) -> str:
@@ -103,7 +105,7 @@ def _route(name: str, config: RouteConfig) -> Route:
         header = authority.removesuffix(default).encode()
     else:
         header = config.host_header.encode()
-    return Route(name, host, port, scheme == "https", header, config.allowed_ips, config.sse_keepalive)
+    return Route(name, host, port, scheme == "https", header, config.allowed_ips, config.sse_keepalive, config.require_oauth)
 
 
 def normalize(host: str) -> str | None:

@@ -16,6 +16,7 @@ from penstock.proxy.guard import system_lookup
 from penstock.proxy.listener import Streams
 from penstock.proxy.live import Live
 from penstock.proxy.metrics import ProxyMetrics
+from penstock.proxy.oauth.gate import Gates
 from penstock.proxy.pool import Pool
 from penstock.proxy.reload import Reload
 from penstock.proxy.service import Service
@@ -94,6 +95,7 @@ class Proxy:
         service = self._service = Service(
             routes=live.routes,
             pool=Pool(live.resolver, limits, live.trust.context),
+            gates=Gates(),
             limits=limits,
             metrics=self._metrics,
             log=self._log,
@@ -101,6 +103,7 @@ class Proxy:
         )
         self._metrics.watch_pool(lambda: service.pool.idle, lambda: service.pool.open)
         self._metrics.certificate_loaded(live.identity.expires_at.timestamp())
+        self._open_gates(service, live)
         self._streams = Streams(service, live.callers, lambda: self.live.identity.context)
         self._tell_routes(live)
         self._warn(live.config)
@@ -134,6 +137,7 @@ class Proxy:
         service.routes = live.routes
         service.limits = self._limits_that_hold(live.config.limits)
         service.pool.adopt(live.resolver, service.limits, live.trust.context, live.routes)
+        self._open_gates(service, live)
         changes = live.changes_from(before)
         self._metrics.reloaded("config", is_taken=True)
         self._log.info("config reloaded", changes=changes) if changes else self._log.info("config unchanged")
@@ -164,6 +168,7 @@ class Proxy:
             if left:
                 self._log.warning("streams cut", count=left, hint="calls went on past shutdown_timeout")
         if self._service is not None:
+            await self._service.gates.aclose()
             await self._service.pool.aclose()
         if self._admin is not None:
             await self._admin.stop()
@@ -205,6 +210,10 @@ class Proxy:
             self._admin = None
             await self.stop()
             raise
+
+    def _open_gates(self, service: Service, live: Live) -> None:
+        trusts = {config: trust.context for config, trust in live.issuers.items()}
+        service.gates.adopt(trusts, limits=service.limits, lookup=self._lookup, log=self._log)
 
     def _tell_routes(self, live: Live, before: Live | None = None) -> None:
         known = [] if before is None else list(before.routes)

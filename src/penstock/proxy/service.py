@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from penstock.proxy.limits import ProxyLimits
     from penstock.proxy.metrics import ProxyMetrics
+    from penstock.proxy.oauth.gate import Gates
     from penstock.proxy.pool import Pool
     from penstock.proxy.routes import RouteTable
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 class Service:
     """What all exchanges of a proxy share."""
 
-    __slots__ = ("is_draining", "limits", "log", "loop", "metrics", "pool", "routes")
+    __slots__ = ("gates", "is_draining", "limits", "log", "loop", "metrics", "pool", "routes")
 
     def __init__(
         self,
         *,
         routes: RouteTable,
         pool: Pool,
+        gates: Gates,
         limits: ProxyLimits,
         metrics: ProxyMetrics,
         log: FilteringBoundLogger,
@@ -34,6 +36,7 @@ class Service:
     ) -> None:
         self.routes = routes
         self.pool = pool
+        self.gates = gates
         self.limits = limits
         self.metrics = metrics
         self.log = log
@@ -47,8 +50,12 @@ class Service:
             self.log.warning("no route for host", request=number, host=host)
         elif error.code is TunnelErrorCode.ADDRESS_REFUSED:
             self.log.warning(error.detail or error.public, request=number, route=route, hint=error.hint)
+        elif error.code is TunnelErrorCode.KEYS_UNAVAILABLE:
+            self.log.warning("token not checked", request=number, route=route, error=error.detail, hint=error.hint)
         elif error.status >= 500:
             self.log.warning("upstream failed", request=number, route=route, error=error.detail, hint=error.hint)
+        elif error.code is TunnelErrorCode.UNAUTHORIZED:
+            self.log.info("token asked for", request=number, route=route, error=error.detail)  # how every OAuth flow begins
         else:
             self.log.warning("request refused", request=number, code=error.code.value, error=error.detail or error.public)
 
