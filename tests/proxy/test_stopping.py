@@ -43,7 +43,7 @@ async def test_a_standing_stream_does_not_hold_a_stop_up(tmp_path: Path) -> None
 
 
 async def test_a_limit_of_open_files_is_a_limit_of_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.proxy.server.raise_descriptor_limit", lambda: 66)
+    monkeypatch.setattr("penstock.proxy.server.raise_descriptor_limit", lambda _: 66)
     async with site(tmp_path) as s, s.caller() as stream:
         (line,) = s.events("streams limited by open files")
         assert (line["streams"], line["files"]) == (1, 66)

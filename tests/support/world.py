@@ -224,13 +224,12 @@ class Side:
     @contextlib.contextmanager
     def presenting(self, context: TLSContext) -> Generator[None]:
         """The proxy shows another certificate meanwhile, as after a reload."""
-        identity = self.proxy._identity
-        assert identity is not None
-        good, identity.context = identity.context, context
+        good = self.proxy.live
+        self.proxy._live = dataclasses.replace(good, identity=dataclasses.replace(good.identity, context=context))
         try:
             yield
         finally:
-            identity.context = good
+            self.proxy._live = good
 
 
 @contextlib.asynccontextmanager

@@ -185,7 +185,7 @@ class Proxy:
 
     def _limits_that_hold(self, limits: ProxyLimits) -> ProxyLimits:
         """Where the system does not give two files a stream, fewer streams: refused ones are told, EMFILE tells nobody."""
-        files = raise_descriptor_limit()
+        files = raise_descriptor_limit(limits.streams * 2 + _OWN_FILES)
         most = max((files - _OWN_FILES) // 2, 1)
         if most >= limits.streams:
             return limits
