@@ -53,7 +53,7 @@ async def test_an_address_may_be_tried_ten_times_in_a_quarter_of_an_hour(api: Ap
 
 async def test_signing_out_ends_the_session_and_a_new_password_all_of_them(api: Api) -> None:
     first, second = await admin(api), await admin(api)
-    assert (await first.send("POST", "/penstock/v1/logout")).status_code == 204
+    assert (await first.post("/penstock/v1/logout"))["type"] == "session_ended"
     refused(await first.send("GET", "/penstock/v1/me"), 401, "penstock login")
     old = api.initial.admin_password.reveal()
     body = {"old_password": old, "new_password": "a longer password"}

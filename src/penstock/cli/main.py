@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from penstock import __version__
-from penstock.cli import agent, call, roles, setup, up
+from penstock.cli import agent, call, login, roles, setup, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
 
@@ -49,6 +49,7 @@ up.add_to(app)
 roles.add_to(app)
 agent.add_to(app)
 call.add_to(app)
+login.add_to(app)
 setup.add_to(app)
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.schema.callers import CallerCa, CallerCertificate, Resolution
 from penstock.schema.errors import ErrorEnvelope
-from penstock.schema.identities import Me
+from penstock.schema.identities import Me, SignedOut
 from penstock.schema.tunnels import Tunnel, TunnelCertificate, TunnelCertificatePage, TunnelPage, TunnelToken
 from penstock.secret import Secret
 from penstock.tls import contexts
@@ -148,6 +148,10 @@ class ControlClient:
     async def me(self) -> Me:
         """Whose credential this client has."""
         return await self._call(Me, "GET", "/penstock/v1/me")
+
+    async def sign_out(self) -> None:
+        """End the session this client has for a credential."""
+        await self._call(SignedOut, "POST", "/penstock/v1/logout")
 
     async def caller_ca(self) -> str:
         """PEM of the CA that signs callers: what a proxy's `callers.ca_file` holds."""

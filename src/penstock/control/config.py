@@ -66,6 +66,21 @@ class Federation(Section):
     """How many exchanges it keeps of one organization: failed ones are written at a stranger's will."""
 
 
+class Oidc(Section):
+    """The company's identity provider, where people sign in. Its client there is a native one: redirects to loopback, PKCE."""
+
+    issuer_url: str = Field(pattern=r"^https://", max_length=1000)
+    """The provider's issuer, as its discovery document spells it."""
+    client_id: str = Field(min_length=1, max_length=300)
+    """This platform's client at the provider."""
+    client_secret: SecretText | None = None
+    """Its secret, where the provider gave one; PKCE is used in either case."""
+    scope: str = "openid email profile"
+    """What is asked for. The address must come verified, for it is how a user is found the first time."""
+    ca_file: Path | None = None
+    """PEM CA of the provider instead of the system's."""
+
+
 class ControlConfig(RoleConfig):
     """Settings of `penstock control`."""
 
@@ -98,6 +113,8 @@ class ControlConfig(RoleConfig):
     """Whether an enrolment token dies with its first use. Off, because an edge that lost its disk must come back without a
     person, and a group of edges scales with one token; whoever holds it can take an edge's name but reads no payload."""
 
+    oidc: Oidc | None = None
+    """How people sign in beside their password; null for passwords alone."""
     session_lifetime: Duration = 8 * 3600.0
     """How long a person stays signed in: a working day. A session is a bearer in a file, so it is short."""
     caller_certificate_lifetime: Duration = _DAY

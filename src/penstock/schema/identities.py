@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -69,3 +70,10 @@ class PasswordChange(_Wire):
 
     old_password: str
     new_password: str
+
+
+class SignedOut(_Wire):
+    """What is left of a session."""
+
+    id: str
+    type: Literal["session_ended"] = "session_ended"

@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse
 from penstock.control.api import audit, envelope, federation, launch, login, oauth, organization, own, platform, tunnels
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
+from penstock.control.service.oidc_login import OidcSignIn
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -27,6 +28,7 @@ def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMe
     app.state.core = core
     app.state.feed = feed
     app.state.issuer_keys = issuer_keys
+    app.state.oidc = OidcSignIn(core, core.config.oidc) if core.config.oidc is not None else None
     app.include_router(tunnels.router)
     app.include_router(launch.router)
     app.include_router(own.router)

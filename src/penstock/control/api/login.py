@@ -4,22 +4,40 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from penstock.control.api.conditions import ByAnyone, ByPerson, CoreOf
 from penstock.control.auth.principals import Operator
+from penstock.control.errors import ApiError
 from penstock.control.service import sessions
-from penstock.schema.identities import LoginMethods, Me, PasswordChange, PasswordLogin, Session
+from penstock.control.service.oidc_login import OidcSignIn
+from penstock.schema.identities import LoginMethods, Me, OidcCode, PasswordChange, PasswordLogin, Session, SignedOut
 
 router: Final = APIRouter(prefix="/penstock/v1")
 
 
+def _oidc(request: Request) -> OidcSignIn | None:
+    oidc: OidcSignIn | None = request.app.state.oidc
+    return oidc
+
+
+Oidc: TypeAlias = Annotated[OidcSignIn | None, Depends(_oidc)]
+
+
 @router.get("/login")
-async def methods() -> LoginMethods:
+async def methods(oidc: Oidc) -> LoginMethods:
     """How to sign in here."""
-    return LoginMethods()
+    return LoginMethods(oidc=await oidc.method() if oidc is not None else None)
+
+
+@router.post("/login/oidc")
+async def login_with_oidc(oidc: Oidc, body: OidcCode) -> Session:
+    """Sign in with what the identity provider gave."""
+    if oidc is None:
+        raise ApiError("not_found_error", "no identity provider is configured here", hint="sign in with a password")
+    return await oidc.sign_in(body)
 
 
 @router.post("/login")
@@ -28,11 +46,11 @@ async def login(core: CoreOf, body: PasswordLogin) -> Session:
     return await sessions.sign_in_with_password(core, body)
 
 
-@router.post("/logout", status_code=204)
-async def logout(core: CoreOf, person: ByPerson) -> Response:
+@router.post("/logout")
+async def logout(core: CoreOf, person: ByPerson) -> SignedOut:
     """End this session."""
     await sessions.sign_out(core, person)
-    return Response(status_code=204)
+    return SignedOut(id=person.credential_id)
 
 
 @router.get("/me")

@@ -19,6 +19,7 @@ from penstock.errors import PenstockError, UnavailableError
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from ipaddress import IPv4Address
 
     from penstock.control.config import Federation
@@ -48,20 +49,22 @@ class Fetch:
             except UnavailableError:
                 return
 
-    async def get(self, url: Url, ca_pem: str | None) -> bytes:
-        """The document. Raises UnavailableError that says what went wrong."""
+    async def get(
+        self, url: Url, ca_pem: str | None, *, form: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The document; with a `form`, the answer to it. Raises UnavailableError that says what went wrong."""
         async with self._slots:
             try:
                 async with asyncio.timeout(self._settings.fetch_seconds):
                     self._check_shape(url)
                     address = (await self._addresses(url))[0]
-                    return await self._get(url, address, ca_pem)
+                    return await self._send(url, address, ca_pem, form, headers or {})
             except TimeoutError:
                 raise UnavailableError(f"{url.host} took over {self._settings.fetch_seconds:g} s") from None
             except (ValueError, httpx2.HTTPError, PenstockError) as exc:
                 raise UnavailableError(f"{url.host}: {_words(exc)}") from exc
 
-    async def _get(self, url: Url, address: str, ca_pem: str | None) -> bytes:
+    async def _send(self, url: Url, address: str, ca_pem: str | None, form: bytes | None, more: Mapping[str, str]) -> bytes:
         context = await asyncio.to_thread(contexts.issuer_client, ca_pem)
         literal = f"[{address}]" if ":" in address else address
         name = f"[{url.host}]" if url.is_address and ":" in url.host else url.host
@@ -69,12 +72,17 @@ class Fetch:
             "host": name if url.port == HTTPS else f"{name}:{url.port}",
             "accept": "application/json",
             "accept-encoding": "identity",  # or a small answer could become a large one
+            **more,
         }
         # The URL holds the checked address; the certificate has to be the name's.
         async with (
             httpx2.AsyncClient(verify=context, trust_env=False, follow_redirects=False, timeout=None) as client,
             client.stream(
-                "GET", f"https://{literal}:{url.port}{url.path}", headers=headers, extensions={"sni_hostname": url.host}
+                "GET" if form is None else "POST",
+                f"https://{literal}:{url.port}{url.path}",
+                content=form,
+                headers=headers,
+                extensions={"sni_hostname": url.host},
             ) as response,
         ):
             if response.status_code != HTTPStatus.OK:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CONDITION_LONGEST: Final = 4096
 _STEPS_MOST: Final = 1_000_000  # a tenth of a second
-_LOOPS: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
+_LOOPS: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)")
 
 
 def check(match: RuleMatch, verified: Verified, default_audiences: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ def _condition_problem(condition: str) -> str | None:
     except Exception as exc:  # noqa: BLE001 - as above
         return f"not a CEL expression: {' '.join(str(exc).split())[:300]}"
     names = {str(name) for name in cast("Sequence[Any]", program.variables())}
-    if unknown := sorted(names - {"claims"}):
+    if unknown := sorted(names - {"claims"} - set(_LOOPS.findall(condition))):  # a loop's variable is its own
         return f"only `claims` is known, not {', '.join(unknown)[:200]}"
     try:
         constant = _evaluate(condition, {})

@@ -103,10 +103,13 @@ class IssuerKeys:
         issuer_id: str = row["id"]
         lock = self._locks.setdefault(issuer_id, asyncio.Lock())
         async with lock:
+            stored = await self._stored(issuer_id)
             now = time.monotonic()
             since = now - self._attempts.get(_place(row), float("-inf"))
-            if since < self._settings.refresh_interval and not is_polling:
-                return await self._stored(issuer_id)  # whoever held the lock before may have fetched them
+            if is_polling and not self._is_due(stored):
+                return None  # an exchange, or another process, was quicker
+            if not is_polling and (stored["fetched_at"] != row["fetched_at"] or since < self._settings.refresh_interval):
+                return self._fresh(stored)  # whoever held the lock before has fetched them, or it is too soon
             if len(self._attempts) >= _ATTEMPTS_REMEMBERED:
                 self._attempts.clear()
             self._attempts[_place(row)] = now
@@ -153,10 +156,12 @@ class IssuerKeys:
         async with self._core.database.write() as connection:
             await connection.execute(update(_t).where(*_unchanged(row), _t.c.failures == row["failures"]).values(values))
 
-    async def _stored(self, issuer_id: str) -> tuple[Mapping[str, Any], ...] | None:
+    async def _stored(self, issuer_id: str) -> Mapping[Any, Any]:
         async with self._core.database.read() as connection:
-            row = (await connection.execute(select(_t).where(_t.c.id == issuer_id))).mappings().one()
-        return self._fresh(row)
+            return (await connection.execute(select(_t).where(_t.c.id == issuer_id))).mappings().one()
+
+    def _is_due(self, row: Mapping[Any, Any]) -> bool:
+        return row["next_poll_at"] is not None and row["next_poll_at"] <= self._core.now()
 
     def _fresh(self, row: Mapping[Any, Any]) -> tuple[Mapping[str, Any], ...] | None:
         if row["keys"] is None:
