@@ -1,0 +1,108 @@
+"""`penstock login` and `logout`: a session in a file of one's own, and nothing of it on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.control import make_config
+
+from penstock.control.server import Control
+from penstock.control.service.bootstrap import Initial, initialize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from tests.cli.conftest import Ended
+
+
+@contextmanager
+def control(folder: Path) -> Generator[tuple[str, Initial]]:
+    """A control plane on a loop in a thread: the command under test runs its own."""
+    ready: list[Any] = []
+    up, down = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        config = make_config(folder / "control")
+        initial = await initialize(config)
+        running = Control(config)
+        await running.start()
+        ready.extend((running.url, initial))
+        up.set()
+        await down.wait()
+        await running.stop()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert up.wait(20)
+        yield ready[0], ready[1]
+    finally:
+        loop.call_soon_threadsafe(down.set)
+        thread.join(20)
+        loop.close()
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Generator[tuple[str, Initial]]:
+    with control(tmp_path) as running:
+        yield running
+
+
+def test_a_session_is_kept_for_its_owner_alone_and_ended_by_logout(
+    command: Callable[..., Ended], platform: tuple[str, Initial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, initial = platform
+    password = initial.admin_password.reveal()
+    file = tmp_path / ".config" / "penstock" / "session.json"
+    login = ("login", "--api-url", url, "--email", initial.admin_email, "--password-stdin")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
+    refused = command(*login)
+    assert refused.code == 1
+    assert "sign-in failed" in refused.err
+    assert not file.exists()
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+    ended = command(*login)
+    assert ended.code == 0, ended.err
+    assert initial.admin_email in ended.err
+    assert file.stat().st_mode & 0o777 == 0o600
+    kept = json.loads(file.read_text())
+    assert kept["api_url"] == url
+    assert kept["session_token"].startswith("pst-session-")
+    assert kept["session_token"] not in ended.out + ended.err
+    assert password not in ended.out + ended.err
+
+    # The second time the platform is known.
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+    assert command("login", "--email", initial.admin_email, "--password-stdin").code == 0
+    assert command("logout").code == 0
+    assert not file.exists()
+    assert "nobody is signed in" in command("logout").err
+
+
+def test_without_a_terminal_nothing_is_asked(command: Callable[..., Ended], platform: tuple[str, Initial]) -> None:
+    url, initial = platform
+    assert "--password-stdin" in command("login", "--api-url", url, "--email", initial.admin_email).err
+    assert "--email" in command("login", "--api-url", url).err
+    assert "--api-url" in command("login").err
+
+
+def test_a_session_file_that_others_may_read_is_refused(
+    command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.json"
+    monkeypatch.setenv("PENSTOCK_SESSION", str(file))
+    file.write_text("{}")
+    file.chmod(0o644)
+    assert "chmod 600" in command("logout").err
+    file.chmod(0o600)
+    assert "penstock login" in command("logout").err
