@@ -42,6 +42,26 @@ async def test_a_standing_stream_does_not_hold_a_stop_up(tmp_path: Path) -> None
         assert not s.events("streams cut")
 
 
+async def test_it_is_not_ready_while_it_stops(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def slow(link: Link) -> None:
+        await link.request()
+        await release.wait()
+        await link.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with site(tmp_path, slow) as s, s.caller() as stream:
+        await stream.send(get())
+        await asyncio.wait_for(s.upstream.arrived.wait(), PATIENCE)
+        assert s.proxy.why_not_ready() is None
+        async with asyncio.TaskGroup() as group:
+            group.create_task(s.proxy.stop())
+            await s.until(lambda: s.proxy.why_not_ready() == "stopping")
+            release.set()
+            assert (await stream.response()).status == 204
+        assert s.proxy.why_not_ready() == "not listening"
+
+
 async def test_a_limit_of_open_files_is_a_limit_of_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.proxy.server.raise_descriptor_limit", lambda _: 66)
     async with site(tmp_path) as s, s.caller() as stream:

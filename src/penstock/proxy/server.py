@@ -179,6 +179,8 @@ class Proxy:
         """What keeps it from serving, for `/readyz`."""
         if self._listener is None:
             return "not listening"
+        if self._service is not None and self._service.is_draining:
+            return "stopping"
         if self.live.identity.expires_at <= datetime.now(UTC):
             return "the certificate has expired"
         return None
