@@ -249,7 +249,11 @@ async def test_uploads_that_stall_do_not_freeze_the_link(site: Site, count: int)
         stalled = [(await site.open(edge))[0] for _ in range(count)]
         for stream in stalled:
             stream.transport.write(bytes(4 * MIB))
-        await asyncio.sleep(0.5)  # what the link and the origin's socket take
+        (session,) = edge.sessions.links_of(TUNNEL_ID)
+        sent = -1
+        while sent != (sent := session.link._http.uncredited):
+            await asyncio.sleep(0.3)  # until nothing moves any more
+        assert sent >= min(count * 64 * 1024, MIB) * 3 // 4
         began = time.monotonic()
         other, _ = await site.open(edge)
         await other.write(b"x" * 100_000)
