@@ -2,7 +2,7 @@
 
 A profile is a JSON file `{"api_url": …, "api_key": …}`: `$PENSTOCK_PROFILE`, else `.penstock/profile.json` in the working
 directory (`penstock up` writes it), else `~/.config/penstock/profile.json`. It holds a key, so a file that others may read
-or that somebody else owns is refused.
+or that somebody else owns is refused. Where there is none, the session of `penstock login` takes its place while it lasts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from penstock.client import sessions
 from penstock.config.files import write_file
 from penstock.errors import ConfigError
 from penstock.secret import Secret
@@ -23,7 +24,7 @@ from penstock.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run in the folder where `penstock up` runs"
+_HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run `penstock login`, or in the folder where `penstock up` runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,10 @@ def _first_profile(variables: Mapping[str, str]) -> _Profile | None:
     for place in places:
         if (profile := _read(place, required=False)) is not None:
             return profile
-    return None
+    if not home and not variables.get("PENSTOCK_SESSION"):
+        return None
+    kept = sessions.find(variables)
+    return None if kept is None or kept.is_over else _Profile(api_url=kept.api_url, api_key=kept.session_token)
 
 
 def _read(file: Path, *, required: bool) -> _Profile | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, select
 
@@ -42,9 +42,6 @@ class Principal:
     def is_person(self) -> bool:
         """Whether a human being signed in: some things are not for workloads."""
         return self.actor_type == "user"
-
-
-WorkspaceKey: TypeAlias = Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +101,6 @@ async def authenticate(
     if workspace is not None and workspace != principal.workspace_id:
         raise ApiError("invalid_request_error", "anthropic-workspace-id: not the workspace of this credential")
     return principal
-
-
-async def workspace_key(connection: AsyncConnection, secret: Secret) -> Principal:
-    """The API key or Tunnels API key this secret is. Raises ApiError."""
-    return await _key(connection, secret)
 
 
 async def enrolment(connection: AsyncConnection, secret: Secret) -> Enrolment:

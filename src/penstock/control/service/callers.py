@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from penstock.control.auth.principals import WorkspaceKey
+    from penstock.control.auth.principals import Principal
     from penstock.control.service.core import Core
 
 _c = tables.caller_certificates
 
 
-async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificate:
+async def issue(core: Core, key: Principal, csr_pem: str) -> CallerCertificate:
     """A client certificate for the caller behind a credential. Every name in it is ours; the request gives only the key."""
     try:
         public_key = certs.load_csr(csr_pem)
@@ -76,7 +76,7 @@ async def issue(core: Core, key: WorkspaceKey, csr_pem: str) -> CallerCertificat
     )
 
 
-async def authority_pem(core: Core, key: WorkspaceKey) -> str:
+async def authority_pem(core: Core, key: Principal) -> str:
     """What a proxy of this organization needs to know its callers."""
     async with core.database.read() as connection:
         return await roots.caller_ca_pem(connection, key.organization_id)
