@@ -1,21 +1,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ssl
 import tracemalloc
 import weakref
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.conformance.stacks import tls_contexts
 from tests.net.tlswire import Wire, records
 from tests.support import ca
-from tests.support.recording import settle
+from tests.support.recording import Recorder, settle
 
-from penstock.net.tls import start_tls
+from penstock.net.dial import dial_tls
+from penstock.net.listen import listen_tls
+from penstock.net.streams import ByteStream
+from penstock.net.tls import TLSTransport, start_tls
+from penstock.net.watch import INTERVAL
 from penstock.tls import certs, contexts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 pytestmark = pytest.mark.anyio
+
+
+def refuse(_: ssl.SSLObject) -> None:
+    raise PermissionError
 
 
 # --- the session ------------------------------------------------------------------------------------------------------
@@ -180,6 +193,83 @@ async def test_a_finished_session_forms_no_cycle() -> None:
         assert [ref() for ref in gone] == [None, None]
     finally:
         gc.enable()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def test_a_finished_session_over_sockets_forms_no_cycle_even_if_it_was_paused() -> None:
+    client, server = tls_contexts()
+    near, far = Recorder(), Recorder()
+    listener = await listen_tls("127.0.0.1", 0, lambda: far, context=server)
+    tls = await dial_tls("127.0.0.1", listener.port, context=client, server_hostname=ca.HOST)
+    tls.set_protocol(near)
+    await far.until(lambda: far.transport)
+    far.transport.pause_reading()  # both look after their peer while they are paused
+    with without_collector():
+        gone = weakref.ref(tls), weakref.ref(far.transport)
+        far.transport.resume_reading()
+        tls.resume_reading()
+        tls.close()
+        await far.until_lost()
+        await near.until_lost()
+        near.transport = far.transport = tls = None
+        await asyncio.sleep(2 * INTERVAL)  # their last looks
+        assert [ref() for ref in gone] == [None, None]
+    listener.close()
+
+
+@pytest.mark.parametrize("check", [None, refuse], ids=["by OpenSSL", "by the check"])
+async def test_a_failed_handshake_is_gone_with_its_failure(check: Callable[[ssl.SSLObject], None] | None) -> None:
+    _, server = tls_contexts()
+    stranger = contexts.caller_inner([certs.certificate_to_pem(ca.ca().certificate)], None) if check is None else None
+    failures: list[Exception] = []
+    listener = await listen_tls("127.0.0.1", 0, Recorder, context=server, on_failed=lambda exc, _: failures.append(exc))
+    with without_collector():
+        before = sessions()
+        try:
+            await dial_tls(
+                "127.0.0.1",
+                listener.port,
+                context=stranger or tls_contexts()[0],
+                server_hostname=ca.HOST,
+                check_peer=check,
+            )
+        except (ssl.SSLError, PermissionError) as exc:
+            kept = exc
+            assert kept.__traceback__ is not None
+            async with asyncio.timeout(5):
+                while not failures:
+                    await asyncio.sleep(0.01)
+            del kept
+        await asyncio.sleep(2 * INTERVAL)
+        assert sessions() == before  # whoever keeps the failure (the server does here) keeps no session with it
+    listener.close()
+
+
+async def test_a_stream_over_a_failed_handshake_is_gone_with_it() -> None:
+    wire = Wire(begin="s")
+    stream = ByteStream()
+    gone = weakref.ref(stream)
+    stranger = contexts.caller_inner([certs.certificate_to_pem(ca.ca().certificate)], None)
+    with without_collector():
+        start_tls(wire.below_client, stream, stranger, server_side=False, server_hostname=ca.HOST, on_failed=stream.fail)
+        with contextlib.suppress(ssl.SSLError):
+            await stream.opened()
+        del stream
+        await settle()
+        assert gone() is None
+
+
+def sessions() -> int:
+    return sum(type(thing) is TLSTransport for thing in gc.get_objects())
 
 
 async def test_closing_or_aborting_in_the_handshake_connects_nobody() -> None:

@@ -203,10 +203,12 @@ class TunnelStream:
         )
         try:
             await stream.opened()
+            return stream
         except asyncio.CancelledError:
             tls.abort()
             raise
-        return stream
+        finally:
+            del stream, tls  # a failure's traceback holds this frame, and they hold the failure
 
     async def _named(self, exc: ssl.SSLCertVerificationError, anchors: tuple[CaCertificate, ...]) -> CertificateError:
         """The one rule that was broken. OpenSSL tells two apart only given a second look (`rules.diagnose`)."""

@@ -86,57 +86,62 @@ async def handshake(
 
     Raises as `dial_tls`. `on_failed` runs before `lower` is closed, as that of `start_tls`. Cancelled: `lower` is cut.
     """
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    refusals: list[Exception] = []
-
-    def check(session: ssl.SSLObject) -> None:
-        if check_peer is not None:
-            try:
-                check_peer(session)
-            except Exception as exc:
-                refusals.append(exc)
-                raise
-
-    def failed(exc: Exception) -> None:
-        if on_failed is not None:
-            on_failed(exc)
-        if not done.done():
-            done.set_exception(exc)
-
+    opening = _Opening(check_peer, on_failed)
     tls = start_tls(
         lower,
-        _Opening(done),
+        opening,
         context,
         server_side=False,
         server_hostname=server_hostname,
         handshake_timeout=timeout,
-        check_peer=check,
-        on_failed=failed,
+        check_peer=opening.check,
+        on_failed=opening.failed,
     )
     try:
-        await done
+        await opening.done
+        return tls
     except asyncio.CancelledError:
         cut(tls)
         raise
     except OSError as exc:
-        if isinstance(exc, ssl.SSLError) or exc in refusals:
+        if isinstance(exc, ssl.SSLError) or opening.has_refused:
             raise
         public = "no answer in time" if isinstance(exc, TimeoutError) else "the connection ended early"
         raise UnavailableError(public, detail=f"TLS handshake with {place}: {exc}") from exc
-    return tls
+    finally:
+        del opening, tls  # a failure's traceback holds this frame, and they hold the failure
 
 
 class _Opening(Parked):
-    """Parks the transport and says that it is open."""
+    """Parks the transport and says that it is open, or why it is not."""
 
-    __slots__ = ("_done",)
+    __slots__ = ("_check_peer", "_on_failed", "done", "has_refused")
 
-    def __init__(self, done: asyncio.Future[None]) -> None:
+    def __init__(
+        self, check_peer: Callable[[ssl.SSLObject], None] | None, on_failed: Callable[[Exception], None] | None
+    ) -> None:
         super().__init__()
-        self._done = done
+        self._check_peer = check_peer
+        self._on_failed = on_failed
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if not self._done.done():
-            self._done.set_result(None)
+        if not self.done.done():
+            self.done.set_result(None)
+
+    def check(self, session: ssl.SSLObject) -> None:
+        if self._check_peer is None:
+            return
+        try:
+            self._check_peer(session)
+        except Exception:
+            self.has_refused = True
+            raise
+
+    def failed(self, exc: Exception) -> None:
+        if self._on_failed is not None:
+            self._on_failed(exc)
+        if not self.done.done():
+            self.done.set_exception(exc)

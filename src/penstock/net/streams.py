@@ -54,7 +54,10 @@ class ByteStream(asyncio.Protocol):
 
     async def opened(self) -> None:
         """Wait for the connection (a TLS handshake, say); raises what `fail` was given."""
-        await asyncio.shield(self._opened)
+        try:
+            await asyncio.shield(self._opened)
+        finally:
+            del self  # a failure's traceback holds this frame, and the stream holds the failure
 
     def fail(self, exc: Exception) -> None:
         """The connection will never be made: the `on_failed` of `start_tls`."""

@@ -193,7 +193,7 @@ class TLSTransport(LayeredTransport):
         self._state = CLOSED
         self._stop_timer()
         self._early = None
-        self._failure = exc
+        self._failure = exc.with_traceback(None)  # whose frames hold this session: whoever keeps the one would keep the other
         if wait_for_peer:
             self._timer = self._loop.call_later(self._shutdown_timeout, self._report_failure)
         else:
@@ -244,7 +244,7 @@ class TLSTransport(LayeredTransport):
         except ssl.SSLZeroReturnError:
             ended = True
         except ssl.SSLError as exc:
-            failure = exc
+            failure = exc.with_traceback(None)  # else it holds this frame, and this frame it
         if incoming.pending:
             incoming.read()
         if self._out.pending:  # an alert, or the answer to a key update
@@ -291,7 +291,7 @@ class TLSTransport(LayeredTransport):
         except ssl.SSLError as exc:
             self._in.read()
             self._out.read()
-            self._break(exc)
+            self._break(exc.with_traceback(None))
 
     def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
         write, out = self._ssl.write, self._out

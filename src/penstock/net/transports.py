@@ -322,6 +322,10 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
                 self._watch = PauseWatch(self._lower, self._peer_gone)
             self._watch.arm()
 
+    def _deliver_loss(self, exc: Exception | None) -> None:
+        self._watch = None  # it knows this transport: no cycle outlives the connection
+        super()._deliver_loss(exc)
+
     def _peer_gone(self, exc: Exception) -> None:
         if self._state is OPEN:
             cut(self._lower)
