@@ -43,7 +43,7 @@ fmt: venv-test  ## put the code into the house's form
 	$(TEST_VENV)/bin/ruff format
 
 e2e: venv-test  ## real processes and real clients, minutes
-	$(TEST_VENV)/bin/python -m pytest -m e2e $(ARGS)
+	$(TEST_VENV)/bin/python -m pytest -m e2e -o faulthandler_timeout=500 $(ARGS)
 
 bench: venv-test  ## measure the chain; writes docs/performance.md
 	$(TEST_VENV)/bin/python -m bench $(ARGS)
