@@ -13,6 +13,7 @@ from penstock.net.link import Link, LinkLimits, LinkStream, StreamLostError, Str
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
 from penstock.protocol.http2 import Role, Settings
+from penstock.protocol.http2.frames import PREFACE, FrameType, frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -345,6 +346,29 @@ async def test_pings_keep_an_idle_link_that_answers_them() -> None:
             async with asyncio.timeout(0.4):
                 await asyncio.shield(ends.edge_owner.lost)
         assert ends.edge.is_open
+
+
+async def test_a_peer_that_pings_for_long_floods_nobody_however_seldom_it_is_pinged_itself() -> None:
+    near, peer = socket.socketpair()
+    peer.setblocking(False)
+    owner = Owner()
+    loop = asyncio.get_running_loop()
+    link = Link(Role.AGENT, owner, settings=Settings(max_pings=4), limits=LinkLimits(ping_interval=3600, flood_interval=0.01))
+    await loop.create_connection(lambda: link, sock=near)
+    await loop.sock_sendall(peer, PREFACE + frame(FrameType.SETTINGS, 0, 0))
+    for number in range(12):
+        mark = b"ping%04d" % number
+        await loop.sock_sendall(peer, frame(FrameType.PING, 0, 0, mark))
+        said = b""
+        async with asyncio.timeout(5):
+            while mark not in said:
+                part = await loop.sock_recv(peer, 65_536)
+                assert part, "the link was ended"
+                said += part
+        await asyncio.sleep(0.03)  # time itself is the matter
+    link.abort()
+    await owner.lost
+    peer.close()
 
 
 async def test_a_peer_that_breaks_the_protocol_is_told_so_and_harms_no_other_link() -> None:

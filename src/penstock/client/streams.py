@@ -185,13 +185,6 @@ class TunnelStream:
 
     async def _handshake(self, context: TLSContext, check: Callable[[ssl.SSLObject], None]) -> ByteStream:
         stream = ByteStream()
-
-        def failed(exc: Exception) -> None:
-            refusal = _refusal(exc)
-            if refusal is not None:
-                self.websocket.refuse(_POLICY_VIOLATION, refusal.rule)
-            stream.fail(exc)
-
         tls = start_tls(
             self.websocket,
             stream,
@@ -199,7 +192,7 @@ class TunnelStream:
             server_side=False,
             server_hostname=self.host,
             check_peer=check,
-            on_failed=failed,
+            on_failed=self._failing(stream),
         )
         try:
             await stream.opened()
@@ -209,6 +202,15 @@ class TunnelStream:
             raise
         finally:
             del stream, tls  # a failure's traceback holds this frame, and they hold the failure
+
+    def _failing(self, stream: ByteStream) -> Callable[[Exception], None]:
+        def failed(exc: Exception) -> None:
+            refusal = _refusal(exc)
+            if refusal is not None:
+                self.websocket.refuse(_POLICY_VIOLATION, refusal.rule)
+            stream.fail(exc)
+
+        return failed
 
     async def _named(self, exc: ssl.SSLCertVerificationError, anchors: tuple[CaCertificate, ...]) -> CertificateError:
         """The one rule that was broken. OpenSSL tells two apart only given a second look (`rules.diagnose`)."""

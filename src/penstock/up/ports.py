@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import random
 import socket
+from typing import TYPE_CHECKING, Final
 
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 from penstock.up.options import Ports
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_POOL: Final = range(20_000, 32_768)  # below what Linux (32768) and macOS (49152) give to whoever names no port
 _ROLES = {
     "control": "the control plane's API",
     "control_admin": "the control plane's admin port",
@@ -36,13 +43,24 @@ def check_free(ports: Ports) -> None:
 
 
 def choose_free() -> Ports:
-    """Ports that are free now: all are held at once, so that no two are the same."""
-    held = {name: _listen(HostPort(address.host, 0)) for name, address in _each(Ports())}
+    """Ports that are free now: all are held at once, so that no two are the same.
+
+    None of them is one that the system hands out by itself: between this look and the start it would give it to somebody.
+    """
+    candidates = iter(random.sample(_POOL, len(_POOL)))  # two runs begin elsewhere; no secret
+    held = {name: _first_free(address.host, candidates) for name, address in _each(Ports())}
     try:
         return Ports(**{name: HostPort(*listener.getsockname()[:2]) for name, listener in held.items()})
     finally:
         for listener in held.values():
             listener.close()
+
+
+def _first_free(host: str, candidates: Iterator[int]) -> socket.socket:
+    for port in candidates:
+        with contextlib.suppress(OSError):
+            return _listen(HostPort(host, port))
+    return _listen(HostPort(host, 0))
 
 
 def _each(ports: Ports) -> list[tuple[str, HostPort]]:

@@ -185,6 +185,18 @@ def test_data_stops_at_the_streams_window_and_goes_on_when_the_reader_reads() ->
     assert len(data(pair.to_agent(), stream_id)) == 32_768
 
 
+def test_a_peer_that_leaves_little_uncredited_is_credited_however_large_the_window() -> None:
+    pair = Pair(agent=Settings(initial_window=1 << 20, connection_window=1 << 20))
+    stream_id = pair.open()
+    pair.edge.send_data(stream_id, bytes(1_000_000))
+    received = 0
+    while arrived := len(data(pair.to_agent(), stream_id)):
+        received += arrived
+        pair.agent.consumed(stream_id, arrived)
+        pair.to_edge()
+    assert received == 1_000_000
+
+
 def test_stalled_readers_do_not_use_up_the_connections_window() -> None:
     pair = Pair(agent=Settings(connection_window=100_000))
     for _ in range(10):

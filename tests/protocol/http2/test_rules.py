@@ -338,13 +338,13 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood_is_ended_at_its_limit_and_a_ping_of_ours_begins_a_new_interval(name: str) -> None:
+def test_a_flood_is_ended_at_its_limit_and_an_interval_begins_anew(name: str) -> None:
     one, limit = FLOODS[name]
     connection = agent()
     for turn in range(limit):
         connection.receive_data(one(turn))
     connection.data_to_send()
-    connection.ping(bytes(8))
+    connection.begin_interval()
     for turn in range(limit, 2 * limit):
         connection.receive_data(one(turn))
     connection.data_to_send()

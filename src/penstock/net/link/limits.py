@@ -22,6 +22,9 @@ class LinkLimits:
     ping_timeout: float = 7.5
     """Silence after a ping that ends the link."""
 
+    flood_interval: float = 7.5
+    """How long the protocol's flood limits count before they begin anew, however seldom the peer is pinged."""
+
     close_timeout: float = 30.0
     """A stream that was closed goes on sending what it was given while that moves; standing still so long ends it."""
 

@@ -26,11 +26,8 @@ from penstock.protocol.http2 import (
 )
 
 _PING: Final = b"penstock"
-
-
 _CHUNK: Final = 64 * 1024
 """Handed down at once: what is below can no longer be overtaken by a reset."""
-
 _TICK: Final = 2.5
 """How often deadlines are looked at; each is late by at most this."""
 
@@ -63,6 +60,7 @@ class Link(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._pinged = 0.0
+        self._counted = 0.0
         self._answered = True
         self._stalls = Stalls(self._limits.stall_timeout)
         self._fewer: asyncio.Future[None] | None = None
@@ -133,7 +131,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
-        self._heard = self._pinged = self._loop.time()
+        self._heard = self._pinged = self._counted = self._loop.time()
         self._http.start()
         self._flush_soon()
         self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
@@ -331,7 +329,7 @@ class Link(asyncio.Protocol):
     # --- time -------------------------------------------------------------------------------------------------------
 
     def _tick_seconds(self) -> float:
-        return min(_TICK, self._limits.ping_interval, self._limits.ping_timeout)
+        return min(_TICK, self._limits.ping_interval, self._limits.ping_timeout, self._limits.flood_interval)
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -343,9 +341,11 @@ class Link(asyncio.Protocol):
             self.connection_lost(TimeoutError("the peer answers no pings"))
             return
         if self._answered and now - self._pinged >= self._limits.ping_interval:
-            # Sent on busy links too: our own pings are the clock of the protocol's flood limits.
             self._pinged, self._answered = now, False
             self._http.ping(_PING)
+        if now - self._counted >= self._limits.flood_interval:
+            self._counted = now
+            self._http.begin_interval()
         self._end_overdue(now)
         self._free_window(now)
         self._flush_soon()

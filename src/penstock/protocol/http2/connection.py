@@ -41,8 +41,8 @@ class Holder(NamedTuple):
 class Connection:
     """One HTTP/2 connection, sans I/O.
 
-    Feed `receive_data`, send what `data_to_send` returns whenever `has_data_to_send`, call `ping` at intervals (it also
-    refills the flood allowances). Methods that name a stream ignore one that has closed meanwhile only where that is a race
+    Feed `receive_data`, send what `data_to_send` returns whenever `has_data_to_send`, and call `begin_interval` every
+    few seconds. Methods that name a stream ignore one that has closed meanwhile only where that is a race
     the caller cannot see: `consumed`, `queued`, `reset_stream`; the others raise LocalProtocolError.
     """
 
@@ -160,7 +160,7 @@ class Connection:
         if stream is not None and stream.readable:
             window = stream.window
             window.read += amount
-            if window.read * 2 >= window.size:
+            if window.read >= window.step:
                 self._ledger.credit(stream)
 
     def queued(self, stream_id: int) -> int:
@@ -188,11 +188,14 @@ class Connection:
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def ping(self, opaque: bytes) -> None:
-        """Ask the peer for a sign of life (8 bytes, echoed by PingAcknowledged); begins a new interval for flood limits."""
+        """Ask the peer for a sign of life (8 bytes, echoed by PingAcknowledged)."""
         if len(opaque) != 8:
             raise LocalProtocolError("a PING carries 8 bytes")
-        self._ledger.allowances.refill()
         self._out.control(frame(FrameType.PING, 0, 0, opaque))
+
+    def begin_interval(self) -> None:
+        """Some seconds have passed: what the peer may do for nothing is counted from zero again."""
+        self._ledger.allowances.refill()
 
     def close(self, code: int = ErrorCode.NO_ERROR) -> None:
         """GOAWAY: no new streams from either side; those that live go on."""

@@ -1,7 +1,7 @@
-"""Allowances: how often a peer may make us work for nothing between two of our own PINGs.
+"""Allowances: how often a peer may make us work for nothing in an interval.
 
-This room has no clock, and needs none: whoever drives a connection must ping to notice a dead peer, so its own PINGs are the
-clock. Frames that neither cost memory nor make us answer (WINDOW_UPDATE, PRIORITY, unknown types) are not counted.
+This room has no clock: whoever drives a connection says when an interval begins. Frames that neither cost memory nor make us
+answer (WINDOW_UPDATE, PRIORITY, unknown types) are not counted.
 """
 
 from __future__ import annotations
@@ -51,4 +51,4 @@ class Allowances:
 
 def _check(count: int, limit: int, public: str) -> None:
     if count > limit:
-        raise RemoteProtocolError(public, ErrorCode.ENHANCE_YOUR_CALM, detail=f"more than {limit} in one ping interval")
+        raise RemoteProtocolError(public, ErrorCode.ENHANCE_YOUR_CALM, detail=f"more than {limit} in one interval")

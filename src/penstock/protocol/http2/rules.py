@@ -95,7 +95,7 @@ def _data(ledger: Ledger, flags: int, stream_id: int, payload: bytes, events: li
             ledger.received_end(stream)
         elif size > len(data):
             stream.window.read += size - len(data)  # padding is read by nobody else
-            if stream.window.read * 2 >= stream.window.size:
+            if stream.window.read >= stream.window.step:
                 ledger.credit(stream)
 
 

@@ -32,7 +32,7 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Our limits. "An interval" is the time between two of our own `Connection.ping` calls: the driver is the clock."""
+    """Our limits. "An interval" is the time between two `Connection.begin_interval` calls: the driver is the clock."""
 
     initial_window: int = 65_536
     """Bytes a stream may send us unread at first; 4,096 streams then hold 256 MiB at most."""

@@ -7,7 +7,13 @@ all windows bounds the memory unread data can take.
 
 from __future__ import annotations
 
+from typing import Final
+
 from penstock.protocol.errors import LocalProtocolError
+
+FIRST_STEP: Final = 32 * 1024
+"""Half of what an edge leaves uncredited towards a small connection (`Settings.stream_credit`): it would wait for ever for a
+window so large that half of it is more than that."""
 
 
 class WindowBudget:
@@ -46,12 +52,14 @@ class ReceiveWindow:
     Credit is renewed when half of the window was read: sooner is a frame for little, later a peer that waits.
     """
 
-    __slots__ = ("credit", "read", "size")
+    __slots__ = ("credit", "read", "size", "step")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.credit = size
         self.read = 0
+        self.step = min(size // 2, FIRST_STEP)
+        """Bytes read that are worth a frame."""
 
     def renew(self, max_size: int, budget: WindowBudget) -> int:
         """Credit what was read, and let the window grow if its reader keeps up; the increment to tell the peer."""
@@ -64,6 +72,7 @@ class ReceiveWindow:
             growth = min(size, max_size - size)
             if budget.take(growth):
                 self.size = size + growth
+                self.step += growth // 2  # the peer sees growth as credit, however little of the first window it uses
                 increment += growth
         self.credit += increment
         self.read = 0
