@@ -8,6 +8,8 @@ import pytest
 from tests.support.people import Person, admin, another, ok, operator, refused, sign_in
 
 from penstock.control.auth import attempts
+from penstock.control.service.bootstrap import create_operator, reset_password
+from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,3 +154,18 @@ async def test_one_organizations_admin_finds_nothing_of_another(api: Api) -> Non
     assert [user["email"] for user in listed["data"]] == ["admin@other.example"]
     own = {"anthropic-workspace-id": api.initial.workspace_id}
     refused(await stranger.send("GET", "/penstock/v1/me", headers=own), 400)
+
+
+async def test_who_owns_the_machine_makes_operators_and_lets_people_in_again(api: Api) -> None:
+    made = await create_operator(api.config, "second@example.com")
+    second = Person(api, ok(await sign_in(api, "second@example.com", made.reveal())))
+    assert (await second.get("/penstock/v1/me"))["type"] == "operator"
+    with pytest.raises(ConfigError):
+        await create_operator(api.config, "second@example.com")
+    boss = await admin(api)
+    new = await reset_password(api.config, api.initial.admin_email)
+    refused(await boss.send("GET", "/penstock/v1/me"), 401)
+    refused(await sign_in(api, api.initial.admin_email, api.initial.admin_password.reveal()), 401)
+    assert (await sign_in(api, api.initial.admin_email, new.reveal())).is_success
+    with pytest.raises(ConfigError, match="no user"):
+        await reset_password(api.config, "nobody@example.com")

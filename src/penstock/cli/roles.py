@@ -48,6 +48,8 @@ def add_to(app: typer.Typer) -> None:
         "init", help="Make the first operator, organization, admin, workspace, keys and enrolment token; printed once."
     )(_init)
     control.command("create-workspace", help="Make a workspace.")(_create_workspace)
+    control.command("create-operator", help="Make one more platform operator; the password is printed once.")(_create_operator)
+    control.command("reset-password", help="A new password for a user who is locked out; printed once.")(_reset_password)
     control.command("create-api-key", help="Make an API key for a workspace; printed once.")(_create_api_key)
     store.add_to(control, app)
     app.add_typer(control, name="control")
@@ -167,6 +169,21 @@ def _create_workspace(
 ) -> None:
     settings, bootstrap = _control_rooms(config)
     _print_once({"workspace_id": asyncio.run(bootstrap.create_workspace(settings, organization, name))})
+
+
+Email = Annotated[str, typer.Option(help="The user's address.")]
+
+
+def _create_operator(email: Email, config: ConfigOption = None) -> None:
+    settings, bootstrap = _control_rooms(config)
+    password = asyncio.run(bootstrap.create_operator(settings, email.lower()))
+    _print_once({"email": email.lower(), "password": password.reveal()})
+
+
+def _reset_password(email: Email, config: ConfigOption = None) -> None:
+    settings, bootstrap = _control_rooms(config)
+    password = asyncio.run(bootstrap.reset_password(settings, email.lower()))
+    _print_once({"email": email.lower(), "password": password.reveal()})
 
 
 def _create_api_key(

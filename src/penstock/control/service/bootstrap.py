@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
-from penstock.control.auth import scopes
+from penstock.control.auth import passwords, scopes
 from penstock.control.auth.actors import Machine
-from penstock.control.service import api_keys, edges, organizations, people, roots, workspaces
+from penstock.control.errors import ApiError
+from penstock.control.service import api_keys, edges, organizations, people, roots, sessions, workspaces
 from penstock.control.service.core import Core
-from penstock.control.storage import tables
+from penstock.control.storage import identities, tables
 from penstock.control.storage.database import Database
 from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.migrate import migrate, schema_version
@@ -141,6 +142,30 @@ async def revoke_api_key(config: ControlConfig, key_id: str) -> None:
     async with open_core(config) as core, core.database.write() as connection:
         if not await api_keys.revoke(core, connection, _MACHINE, key_id):
             raise ConfigError(f"there is no live API key {key_id}")
+
+
+async def create_operator(config: ControlConfig, email: str) -> Secret:
+    """One more platform operator; the first password."""
+    async with open_core(config) as core, core.database.write() as connection:
+        try:
+            _, password = await people.add(
+                core, connection, _MACHINE, organization_id=None, email=email, role=scopes.OPERATOR_ROLE
+            )
+        except ApiError as exc:
+            raise ConfigError(exc.public, hint=exc.hint) from exc
+    return password
+
+
+async def reset_password(config: ControlConfig, email: str) -> Secret:
+    """A new password for somebody whom nobody else can let in again: an operator, or an organization's only admin."""
+    async with open_core(config) as core:
+        password, hashed = passwords.generate(core.entropy)
+        async with core.database.write() as connection:
+            person = await sessions.find_person(connection, identities.users.c.email == email)
+            if person is None:
+                raise ConfigError(f"there is no user {email}")
+            await people.set_password(core, connection, _MACHINE, person["id"], hashed, person["organization_id"])
+    return password
 
 
 async def create_enrolment_token(config: ControlConfig) -> Secret:

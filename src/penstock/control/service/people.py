@@ -136,11 +136,14 @@ async def sign_out(core: Core, by: Principal, user_id: str) -> User:
     return _user(row)
 
 
-async def set_password(core: Core, connection: AsyncConnection, by: Acting, user_id: str, hashed: str) -> None:
+async def set_password(
+    core: Core, connection: AsyncConnection, by: Acting, user_id: str, hashed: str, organization_id: str | None = None
+) -> None:
     """Replace a password and end every session that was opened with the old one."""
     await connection.execute(update(_t).where(_t.c.id == user_id).values(password_hash=hashed))
     await connection.execute(delete(_s).where(_s.c.user_id == user_id))
-    await audit.record(core, connection, by, "user_password_set", {"user_id": user_id})
+    fields = {"user_id": user_id}
+    await audit.record(core, connection, by, "user_password_set", fields, organization_id=organization_id)
 
 
 async def _keep_an_admin(connection: AsyncConnection, organization_id: str, besides: str) -> None:
