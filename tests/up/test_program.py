@@ -50,6 +50,15 @@ async def test_a_second_run_has_the_same_identities_even_on_other_ports(tmp_path
     assert kept[0] == kept[1]
 
 
+async def test_a_folder_of_the_time_when_one_key_did_both_gets_a_second_key(tmp_path: Path) -> None:
+    async with running(Options(folder=tmp_path, ports=choose_free()), Screen()) as up:
+        domain = up.domain
+    (tmp_path / "tunnels-key").unlink()
+    async with running(Options(folder=tmp_path, ports=choose_free()), Screen()) as up:
+        assert up.domain == domain
+    assert (read_file(tmp_path / "tunnels-key") or "").startswith("pst-tunnels-")
+
+
 async def test_on_the_same_ports_the_edge_keeps_its_identity_too(tmp_path: Path) -> None:
     options = Options(folder=tmp_path, ports=choose_free())
     seen: list[str | None] = []
