@@ -38,12 +38,12 @@ class Cluster:
         return response.json()
 
     async def service_account(self, name: str) -> None:
-        await self.create("/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": name}})
+        await self.create("/api/v1/namespaces/workloads/serviceaccounts", {"metadata": {"name": name}})
 
     async def token(self, name: str, audience: str, seconds: int = 600) -> str:
         """What a pod of this service account finds in its projected volume."""
         body = {"spec": {"audiences": [audience], "expirationSeconds": seconds}}
-        made = await self.create(f"/api/v1/namespaces/default/serviceaccounts/{name}/token", body)
+        made = await self.create(f"/api/v1/namespaces/workloads/serviceaccounts/{name}/token", body)
         return made["status"]["token"]
 
     async def publish_keys(self) -> None:
@@ -58,6 +58,9 @@ class Cluster:
             "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}],
         }
         await self.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", body)
+        async with asyncio.timeout(_READY_SECONDS):  # the binding takes a moment to hold
+            while not (await self.http.get("/openid/v1/jwks", headers={"authorization": ""})).is_success:
+                await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
@@ -102,7 +105,9 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
             trust_env=False,
         ) as http:
             await _until_ready(http, folder)
-            yield Cluster(f"localhost:{port}", authority.certificate_pem, http)
+            made = Cluster(f"localhost:{port}", authority.certificate_pem, http)
+            await made.create("/api/v1/namespaces", {"metadata": {"name": "workloads"}})
+            yield made
 
 
 def _start(running: ExitStack, folder: Path, name: str, command: list[str]) -> None:

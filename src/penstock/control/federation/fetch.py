@@ -70,7 +70,7 @@ class Fetch:
         name = f"[{url.host}]" if url.is_address and ":" in url.host else url.host
         headers = {
             "host": name if url.port == HTTPS else f"{name}:{url.port}",
-            "accept": "application/json",
+            "accept": "application/json, application/jwk-set+json",  # Kubernetes has its keys as the second alone
             "accept-encoding": "identity",  # or a small answer could become a large one
             **more,
         }
