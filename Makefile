@@ -58,7 +58,7 @@ requirements:  ## compile the hashed constraints anew (needs uv)
 	  --extra up --extra postgresql --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
 
 clean:  ## remove what was built and installed here
-	rm -rf .venv .venv-test* $(DIST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-test* .venv-node $(DIST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 venv:
 	@tools/environment .venv requirements/up.txt $(PYTHON)
