@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
 TOKEN = "pst-enrol-test"
 
 
@@ -45,26 +51,27 @@ class Control:
     @contextlib.asynccontextmanager
     async def running(self, port: int = 0) -> AsyncIterator[Control]:
         self.publish()
-        self.writers: set[asyncio.StreamWriter] = set()
+        self.serving: set[asyncio.Task[Any]] = set()
         server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             server.close()
-            for writer in self.writers:
-                if not writer.is_closing():
-                    writer.transport.abort()
-            await asyncio.sleep(0.01)  # their ends
+            for serving in self.serving:
+                serving.cancel()
+            await asyncio.gather(*self.serving, return_exceptions=True)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writers.add(writer)
+        serving = asyncio.current_task()
+        assert serving is not None
+        self.serving.add(serving)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            while True:
+            while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 lines = head.split("\r\n")
                 fields = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines[1:]}
@@ -72,8 +79,11 @@ class Control:
                 target = lines[0].split(" ")[1]
                 self.requests.append((target.partition("?")[0], fields.get("authorization", "")))
                 status, answer, extra = await self._answer(target, body)
+                if writer.is_closing():
+                    break
                 writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(answer)}\r\n{extra}\r\n".encode() + answer)
         writer.close()
+        self.serving.discard(serving)
 
     async def _answer(self, target: str, body: bytes) -> tuple[int, bytes, str]:
         if self.status is not None:
@@ -127,11 +137,24 @@ async def test_a_first_start_enrols_with_the_token_and_keeps_the_identity_for_th
         assert control.requests[0] == ("/penstock/v1/edges/enrol", f"Bearer {TOKEN}")
         assert control.requests[1] == ("/penstock/v1/edge/snapshot", "Bearer pst-edge-test")
         token_file.unlink()
-        again = fresh(control, folder, enrolment_token_file=token_file)
+        again = fresh(control, folder, enrolment_token_file=token_file, advertise_callers="edge.example.com:443")
         await again.start()
         assert again.why_not_ready() is None
         await again.stop()
         assert len(control.enrolments) == 1
+
+
+async def test_an_edge_that_moved_enrols_anew_under_its_new_addresses(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        for address in ("one.example.com:443", "two.example.com:443", "two.example.com:443"):
+            edge = fresh(control, folder, enrolment_token_file=token_file, advertise_callers=address)
+            await edge.start()
+            assert edge.why_not_ready() is None
+            await edge.stop()
+        assert [enrolled.caller_address for enrolled in control.enrolments] == ["one.example.com:443", "two.example.com:443"]
+        with pytest.raises(ConfigError, match="has moved") as raised:
+            await fresh(control, folder, advertise_callers="three.example.com:443").start()
+        assert "enrolment_token_file" in (raised.value.hint or "")
 
 
 async def test_what_control_publishes_is_in_force_at_once(control: Control, folder: Path, token_file: Path) -> None:

@@ -14,7 +14,7 @@ from tests.support.site import until
 from penstock.edge.config import EdgeConfig
 from penstock.edge.renewal import Presented
 from penstock.edge.server import Edge
-from penstock.edge.state import EdgeState
+from penstock.edge.state import EdgeState, identity_of
 from penstock.errors import ConfigError, UnavailableError
 from penstock.net.dial import dial_tls
 from penstock.protocol import metadata
@@ -110,7 +110,7 @@ async def test_a_renewal_that_fails_is_said_with_the_time_that_is_left_and_tried
 def test_a_renewal_that_is_cut_short_leaves_a_pair_that_belongs_together(site: Site, tmp_path: Path, cut_after: str) -> None:
     state = EdgeState(tmp_path)
     old, new = certs.make_ec_key(), certs.make_ec_key()
-    state.save_identity(site.enrolment("edge-1", old.public_key()), certs.key_to_pem(old))
+    state.save_identity(identity_of(site.enrolment("edge-1", old.public_key()), certs.key_to_pem(old)))
     fresh = site.enrolment("edge-1", new.public_key())
     (tmp_path / "edge.key.next").write_text(certs.key_to_pem(new).reveal())
     if cut_after != "next key":
@@ -142,7 +142,7 @@ async def test_the_caller_ca_of_a_new_organization_is_asked_for_from_the_next_co
 def test_a_certificate_that_cannot_be_used_changes_nothing(site: Site, tmp_path: Path) -> None:
     state = EdgeState(tmp_path)
     key = certs.make_ec_key()
-    state.save_identity(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key))
+    state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
     identity = state.load_identity()
     assert identity is not None
     presented = Presented(identity)

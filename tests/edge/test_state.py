@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.site import SECRET
 
-from penstock.edge.state import EdgeState, StoredSnapshot
+from penstock.edge.state import EdgeState, StoredSnapshot, identity_of
 from penstock.errors import ConfigError
 from penstock.tls import certs
 
@@ -22,7 +22,7 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
     state.prepare()
     assert (state.load_identity(), state.load_snapshot()) == (None, None)
     key = certs.make_ec_key()
-    state.save_identity(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key))
+    state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
     snapshot = StoredSnapshot(b"body", b"signature", 1_700_000_000.0)
     state.save_snapshot(snapshot)
     state.confirm_snapshot(snapshot.confirmed_at)
@@ -39,9 +39,19 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
 def test_an_identity_without_its_key_is_none(site: Site, tmp_path: Path) -> None:
     state = EdgeState(tmp_path)
     key = certs.make_ec_key()
-    state.save_identity(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key))
+    state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
     (tmp_path / "edge.key").unlink()
     assert state.load_identity() is None
+
+
+def test_an_enrolment_that_was_cut_short_before_its_last_file_is_not_lost(site: Site, tmp_path: Path) -> None:
+    state = EdgeState(tmp_path)
+    key = certs.make_ec_key()
+    state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
+    (tmp_path / "edge.key").rename(tmp_path / "edge.key.next")
+    identity = state.load_identity()
+    assert identity is not None
+    assert certs.belong_together(identity.certificate_pem, identity.key_pem)
 
 
 def test_a_broken_identity_says_what_to_do(tmp_path: Path) -> None:

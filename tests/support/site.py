@@ -26,7 +26,7 @@ from penstock.agent.config import AgentConfig
 from penstock.agent.server import Agent
 from penstock.edge.config import EdgeConfig
 from penstock.edge.server import Edge
-from penstock.edge.state import EdgeState, StoredSnapshot
+from penstock.edge.state import EdgeState, StoredSnapshot, identity_of
 from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
@@ -148,7 +148,7 @@ class Site:
             key = certs.make_ec_key()
             state = EdgeState(folder)
             state.prepare()
-            state.save_identity(self.enrolment(name, key.public_key()), certs.key_to_pem(key))
+            state.save_identity(identity_of(self.enrolment(name, key.public_key()), certs.key_to_pem(key)))
             state.save_snapshot(self.snapshot())
         values: dict[str, Any] = {
             "control_url": "http://127.0.0.1:9",  # discard: nothing answers, the edge lives on what it has

@@ -59,10 +59,26 @@ class Follower:
     # --- starting ---------------------------------------------------------------------------------------------------
 
     async def identify(self, callers: HostPort, agents: HostPort) -> EdgeIdentity:
-        """The identity on disk, or a new one: enrolled under the addresses that peers will dial."""
+        """The identity on disk, or a new one: enrolled under the addresses that peers will dial. One that moved enrols anew."""
         await asyncio.to_thread(self._state.prepare)
         identity = await asyncio.to_thread(self._state.load_identity)
-        return identity or await self._enrol(callers, agents)
+        addresses = f"callers {callers}, agents {agents}"
+        known = await asyncio.to_thread(self._state.load_addresses)
+        if identity is not None and known is not None and known != addresses:
+            self._log.info("edge moved: it enrols anew", was=known, now=addresses)
+            if self._config.enrolment_token_file is None:
+                raise ConfigError(
+                    "This edge has moved since it enrolled, and has no enrolment token.",
+                    detail=f"was {known}; now {addresses}",
+                    hint="set enrolment_token_file to enrol it anew, or advertise the addresses it had",
+                )
+            identity = None
+        if identity is None:
+            identity = await self._enrol(callers, agents)
+            known = None
+        if known is None:
+            await asyncio.to_thread(self._state.save_addresses, addresses)
+        return identity
 
     async def catch_up(self, identity: EdgeIdentity) -> None:
         """What is on disk, then what is new if control answers soon; without either the edge starts, and is not ready."""
@@ -93,7 +109,7 @@ class Follower:
             identity = identity_of(enrolment, key_pem)
         except (ValueError, binascii.Error):
             raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from None
-        await asyncio.to_thread(self._state.save_identity, enrolment, key_pem)
+        await asyncio.to_thread(self._state.save_identity, identity)
         self._log.info("edge enrolled", edge=identity.edge_id, name=self._config.name)
         return identity
 

@@ -108,7 +108,7 @@ class Renewal:
             edge_ca_pem=answer.edge_ca_pem,
             key_pem=certs.key_to_pem(key),
         )
-        await asyncio.to_thread(self._state.save_renewed, new)
+        await asyncio.to_thread(self._state.save_identity, new)
         self._presented.use(new)
         self._show_expiry()
         self._log.info("edge certificate renewed", expires=self._expires().isoformat())

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import base64
 import os
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from penstock.config.files import private_folder, read_file, write_file
 from penstock.errors import ConfigError
 from penstock.schema.edges import EdgeEnrolment
 from penstock.secret import Secret
 from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
 _MAX_FILE: Final = 256 * 1024 * 1024  # a million tunnels and callers are some 400 bytes each
 
@@ -58,49 +57,45 @@ class EdgeState:
         self._enrolment = folder / "enrolment.json"
         self._snapshot = folder / "snapshot.json"
         self._signature = folder / "snapshot.sig"
+        self._addresses = folder / "addresses"
 
     def prepare(self) -> None:
         """Make the folder; ConfigError when it cannot be written."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, probe = tempfile.mkstemp(dir=self._folder)
-            os.close(descriptor)
-            Path(probe).unlink()
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot write to {self._folder}: {exc.strerror or exc}",
-                hint="make the folder writable by this user, or set state_dir to another",
-            ) from exc
+        private_folder(self._folder, hint="make the folder writable by this user, or set state_dir to another")
 
     def load_identity(self) -> EdgeIdentity | None:
         """The identity of an earlier enrolment; None on a first start."""
         enrolment, key, next_key = (self._read(file) for file in (self._enrolment, self._key, self._next_key))
-        if enrolment is None or key is None:
+        if enrolment is None:
             return None
         try:
-            identity = identity_of(EdgeEnrolment.model_validate_json(enrolment), Secret(key.decode("ascii")))
-            if next_key is None:
-                return identity
-            # A renewal was cut short: the certificate on disk says which key is its own.
-            renewed = replace(identity, key_pem=Secret(next_key.decode("ascii")))
-            return renewed if certs.belong_together(renewed.certificate_pem, renewed.key_pem) else identity
+            identity = identity_of(EdgeEnrolment.model_validate_json(enrolment), Secret((key or b"").decode("ascii")))
+            if next_key is not None:  # saving was cut short: the certificate on disk says which key is its own
+                saved = replace(identity, key_pem=Secret(next_key.decode("ascii")))
+                if certs.belong_together(saved.certificate_pem, saved.key_pem):
+                    return saved
+            return identity if key is not None else None
         except (ValidationError, UnicodeDecodeError, ValueError):
             raise ConfigError(
                 f"{self._enrolment}: not an edge's enrolment",
                 hint=f"remove {self._folder} and start with an enrolment token to enrol again",
             ) from None
 
-    def save_identity(self, enrolment: EdgeEnrolment, key_pem: Secret) -> None:
-        """Keep an enrolment: the key first, so that an enrolment on disk always has one."""
-        self._write(self._key, lambda: key_pem.reveal().encode("ascii"))
-        self._write(self._enrolment, lambda: enrolment.model_dump_json().encode())
-
-    def save_renewed(self, identity: EdgeIdentity) -> None:
-        """Keep a new certificate and its key. Cut anywhere, what is on disk is the old pair or the new one."""
-        self._write(self._next_key, lambda: identity.key_pem.reveal().encode("ascii"))
-        self._write(self._enrolment, lambda: _enrolment_of(identity).model_dump_json().encode())
-        self._write(self._key, lambda: identity.key_pem.reveal().encode("ascii"))
+    def save_identity(self, identity: EdgeIdentity) -> None:
+        """Keep an enrolment, or a renewed certificate and its key. Cut anywhere, what is on disk is the old one or the new."""
+        key = identity.key_pem.reveal()
+        write_file(self._next_key, key)
+        write_file(self._enrolment, _enrolment_of(identity).model_dump_json())
+        write_file(self._key, key)
         self._next_key.unlink()
+
+    def load_addresses(self) -> str | None:
+        """The addresses it enrolled under, as they were saved."""
+        return read_file(self._addresses)
+
+    def save_addresses(self, addresses: str) -> None:
+        """Keep the addresses it enrolled under."""
+        write_file(self._addresses, addresses)
 
     def load_snapshot(self) -> StoredSnapshot | None:
         """The last snapshot kept; its signature is for the feed to check."""
@@ -111,8 +106,8 @@ class EdgeState:
 
     def save_snapshot(self, stored: StoredSnapshot) -> None:
         """Keep a snapshot. Cut between the two files, the pair does not verify and is fetched again."""
-        self._write(self._snapshot, lambda: stored.body)
-        self._write(self._signature, lambda: stored.signature)
+        write_file(self._snapshot, stored.body)
+        write_file(self._signature, stored.signature)
 
     def confirm_snapshot(self, confirmed_at: float) -> None:
         """Control said that nothing is newer."""
@@ -127,18 +122,6 @@ class EdgeState:
             return None
         except OSError as exc:
             raise ConfigError(f"cannot read {file}: {exc.strerror or exc}") from exc
-
-    def _write(self, file: Path, content: Callable[[], bytes]) -> None:
-        descriptor, temporary = tempfile.mkstemp(dir=self._folder)  # mkstemp's mode is 0600
-        try:
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(content())
-                opened.flush()
-                os.fsync(opened.fileno())
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
 
 
 def identity_of(enrolment: EdgeEnrolment, key_pem: Secret) -> EdgeIdentity:

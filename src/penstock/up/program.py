@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -91,7 +90,6 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     started.push_async_callback(control.stop)
     screen.step(f"control   {access.api_url}  (SQLite in {config.data_dir})")
 
-    _forget_moved_edge(options)
     edge = Edge(roles.edge(options, access.api_url, options.folder / "enrolment-token"))
     await edge.start()
     started.push_async_callback(edge.stop)
@@ -136,14 +134,6 @@ async def _access(options: Options) -> tuple[Access, Access]:
     access = Access(api_url, Secret(key.strip()))
     write_profile(folder / "profile.json", access)
     return access, Access(api_url, Secret(tunnels_key.strip()))
-
-
-def _forget_moved_edge(options: Options) -> None:
-    """An edge enrols once, under the addresses that peers dial; on other ports than last time it has to enrol anew."""
-    note, addresses = options.folder / "edge-addresses", f"{options.ports.callers} {options.ports.agents}\n"
-    if read_file(note) != addresses:
-        shutil.rmtree(options.folder / "edge", ignore_errors=True)
-        write_file(note, addresses)
 
 
 async def _sample(started: contextlib.AsyncExitStack) -> str:
