@@ -13,7 +13,7 @@ import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = exc or ConnectionError("the connection ended")
@@ -142,11 +142,14 @@ async def paced_load(
     serving: dict[Connection, float] = {}
     free: deque[Connection] = deque()
     latencies: list[float] = []
+    idle = asyncio.Event()
 
     def answered(connection: Connection) -> None:
         latencies.append(time.perf_counter() - serving.pop(connection))
         free.append(connection)
         send()
+        if not (due or serving):
+            idle.set()
 
     def send() -> None:
         while due and free:
@@ -162,12 +165,13 @@ async def paced_load(
     started = next_due = time.perf_counter()
     while next_due < started + seconds:
         next_due += dice.expovariate(rate)
-        await asyncio.sleep(max(0.0, next_due - time.perf_counter()))
+        await asyncio.sleep(max(0.0, next_due - time.perf_counter()))  # the pace itself
         due.append(next_due)
         send()
     async with asyncio.timeout(30):
         while due or serving:
-            await asyncio.sleep(0.01)
+            idle.clear()
+            await idle.wait()
     ended = time.perf_counter()
     for connection in opened:
         connection.transport.close()

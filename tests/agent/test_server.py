@@ -452,6 +452,22 @@ async def test_a_stop_cuts_what_is_left_at_the_end_of_the_grace_period(site: Sit
             await stream.read(1)
 
 
+async def test_an_agent_that_stops_tries_no_more_links_and_complains_of_none(site: Site) -> None:
+    async with Origin(Echo) as origin, site.edge(limits={"links": 1, "feed_wait_seconds": 0.05, "stop_seconds": 0.1}) as edge:
+        limits = {"backoff_first": 0.05, "backoff_most": 0.1}
+        agent = Agent(site.agent_config(edge, url=origin.url, ha_connections=2, grace_period=0.5, limits=limits))
+        await agent.start()
+        async with asyncio.timeout(5):
+            await agent.until_ready()
+        with capture_logs() as logs:
+            await until(lambda: any("retry_in" in line for line in logs))  # the edge has no room for the second
+        await site.open(edge)  # keeps the first for the grace period
+        with capture_logs() as logs:
+            await agent.stop()
+        assert "streams cut at the end of the grace period" in [line["event"] for line in logs]
+        assert not [line for line in logs if "retry_in" in line]
+
+
 async def test_an_agent_whose_tunnel_is_archived_loses_its_links_and_keeps_asking_slowly(site: Site) -> None:
     async with (
         Origin(Echo) as origin,

@@ -48,6 +48,5 @@ async def private_side(
         await agent.start()
         started.push_async_callback(agent.stop)
         async with asyncio.timeout(10):
-            while not agent.is_ready:
-                await asyncio.sleep(0.01)
+            await agent.until_ready()
         yield made.domain, agent

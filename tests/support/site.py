@@ -86,6 +86,7 @@ class Site:
     feed_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     version: int = 0
     dialled: list[asyncio.Transport] = field(default_factory=list)
+    enrolled: set[str] = field(default_factory=set)
     agent_edges: tuple[str, ...] = ()
     caller_ca_pem: str = ""
     told_cas: tuple[certs.Authority, ...] = ()
@@ -150,6 +151,9 @@ class Site:
             state.prepare()
             state.save_identity(identity_of(self.enrolment(name, key.public_key()), certs.key_to_pem(key)))
             state.save_snapshot(self.snapshot())
+            self.enrolled.add(name)
+        if name in self.enrolled:
+            (folder / "addresses").unlink(missing_ok=True)  # enrolled by hand, wherever it listens next
         values: dict[str, Any] = {
             "control_url": "http://127.0.0.1:9",  # discard: nothing answers, the edge lives on what it has
             "state_dir": folder,

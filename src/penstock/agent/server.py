@@ -74,6 +74,11 @@ class Agent:
         """Whether a link is registered."""
         return self.links > 0
 
+    async def until_ready(self) -> None:
+        """Returns when a link is registered; after `start`."""
+        if self._running is not None:
+            await self._running.supervisor.until_registered()
+
     @property
     def buffered(self) -> int:
         """Bytes on their way to edges that the operating system has not taken: what a slow reader costs this process."""

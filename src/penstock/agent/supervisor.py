@@ -77,6 +77,7 @@ class Supervisor:
         self._on_notice = on_notice
         self._clock = clock
         self._first = asyncio.Event()
+        self._some = asyncio.Event()
         self._news = asyncio.Event()
         self._woken = asyncio.Event()
         self._stopping = False
@@ -88,6 +89,10 @@ class Supervisor:
     def registered(self) -> int:
         """Links that are registered now and not about to go."""
         return sum(not held.is_leaving for held in self._held)
+
+    async def until_registered(self) -> None:
+        """Returns when a link is registered."""
+        await self._some.wait()
 
     @property
     def connections(self) -> Sequence[EdgeConnection]:
@@ -142,6 +147,8 @@ class Supervisor:
         after: Held | None = None
         while not self._stopping:
             held, after = after or await self._register(slot), None
+            if held is None:
+                return
             if before is not None:
                 await self._leave(before)
                 before = None
@@ -155,13 +162,15 @@ class Supervisor:
             if not self._stopping:
                 await self._pause(wait)
 
-    async def _register(self, slot: Slot) -> Held:
-        """Try until a link is registered."""
-        while True:
+    async def _register(self, slot: Slot) -> Held | None:
+        """Try until a link is registered; None when the agent stops before."""
+        while not self._stopping:
             edge = self._edges.choose(self._claims, self._clock())
             try:
                 return await self._try(slot, edge)
             except RegistrationRefusedError as exc:
+                if self._stopping:
+                    break
                 wait = slot.wait_after(Outcome.REFUSED, retry_after=exc.retry_after)
                 self._say_refused(slot, edge, exc)
                 woken = self._woken
@@ -169,10 +178,13 @@ class Supervisor:
                 if self._woken is woken:  # no other token meanwhile
                     await self._pause(wait)
             except PenstockError as exc:
+                if self._stopping:
+                    break
                 wait = slot.wait_after(Outcome.UNREACHABLE)
                 self._say_unreachable(slot, edge, exc, wait)
                 self._first.set()
                 await self._pause(wait)
+        return None
 
     async def _try(self, slot: Slot, edge: HostPort) -> Held:
         """One link to one edge, registered; RegistrationRefusedError, or PenstockError and the edge is avoided for a while."""
@@ -204,7 +216,7 @@ class Supervisor:
         self._was_refused = False
         self._edges.works(held.edge)
         self._metrics.tries.labels("registered").inc()
-        self._metrics.links.set(self.registered)
+        self._count()
         self._first.set()
         self._log.info(
             "Registered tunnel connection",
@@ -225,13 +237,21 @@ class Supervisor:
             held.connection.abort()
             self._held.discard(held)
             self._claims[held.edge] -= 1
-            self._metrics.links.set(self.registered)
+            self._count()
             self._log.info("Unregistered tunnel connection", connIndex=held.slot.index, edge=str(held.edge))
 
     async def _leave(self, held: Held) -> None:
         held.is_leaving = True
-        self._metrics.links.set(self.registered)
+        self._count()
         await held.connection.unregister()
+
+    def _count(self) -> None:
+        registered = self.registered
+        self._metrics.links.set(registered)
+        if registered:
+            self._some.set()
+        else:
+            self._some.clear()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not past a change of the token."""

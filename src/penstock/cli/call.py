@@ -88,7 +88,7 @@ def _in_session(url: str, ask: Any) -> None:
         loop.run(main())
     except (PenstockError, KeyboardInterrupt, asyncio.CancelledError):
         raise
-    except Exception as exc:
+    except Exception as exc:  # a stranger's server makes the SDK raise anything, groups too
         first = first_of(exc)
         if isinstance(first, typer.Exit):
             raise first from None

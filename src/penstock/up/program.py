@@ -73,7 +73,7 @@ class Up:
                 result = await ask(url, self.access)
             except PenstockError:
                 raise
-            except Exception as exc:  # whatever a stranger's server makes the SDK raise
+            except Exception as exc:  # a stranger's server makes the SDK raise anything, groups too
                 raise UnavailableError(
                     f"the call through {name} failed",
                     detail=f"{type(first_of(exc)).__name__}: {first_of(exc)}",
@@ -111,7 +111,11 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     agent = Agent(roles.agent(options, made))
     await agent.start()
     started.push_async_callback(agent.stop)
-    await _until_ready(agent)
+    try:
+        async with asyncio.timeout(_LINKS_SECONDS):
+            await agent.until_ready()
+    except TimeoutError:
+        raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
     screen.step(f"agent     connected to the edge for *.{made.domain}")
     return Up(options, access, manager, made.domain)
 
@@ -181,12 +185,3 @@ async def _check_reachable(route: Route) -> None:
             hint="start your MCP server first, or correct the URL",
         ) from exc
     transport.abort()
-
-
-async def _until_ready(agent: Agent) -> None:
-    try:
-        async with asyncio.timeout(_LINKS_SECONDS):
-            while not agent.is_ready:  # noqa: ASYNC110 - twice in a start; an event would be a second truth
-                await asyncio.sleep(_POLL_SECONDS)
-    except TimeoutError:
-        raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
