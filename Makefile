@@ -9,7 +9,7 @@ VERSIONS := 3.11 3.12 3.13
 SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check lint types imports fmt bench e2e reference requirements clean venv venv-test
+.PHONY: help up test test-all check lint types imports fmt bench fuzz e2e reference requirements clean venv venv-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -44,6 +44,9 @@ fmt: venv-test  ## put the code into the house's form
 
 e2e: venv-test  ## real processes and real clients, minutes
 	$(TEST_VENV)/bin/python -m pytest -m e2e -o faulthandler_timeout=500 $(ARGS)
+
+fuzz: venv-test  ## look for inputs that break parsers, a minute each; ARGS="--seconds 600 requests"
+	$(TEST_VENV)/bin/python -m fuzz $(ARGS)
 
 bench: venv-test  ## measure the chain; writes docs/performance.md
 	$(TEST_VENV)/bin/python -m bench $(ARGS)

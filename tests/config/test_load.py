@@ -71,6 +71,20 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
         load(Example, role="demo", file=file)
 
 
+@pytest.mark.parametrize("text", ["{a: 1}: 2", "name: !!int x", "name: !!bool x", "name: !!float x"])
+def test_what_the_yaml_library_trips_over_is_one_line_too(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="not valid YAML") as caught:
+        load(Example, role="demo", file=tmp_path / "c.yaml")
+    assert "\n" not in caught.value.public
+
+
+def test_a_name_with_a_line_end_does_not_break_the_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text('"na\\nme": 1')
+    with pytest.raises(ConfigError, match=r"'na\\nme': unknown setting"):
+        load(Example, role="demo", file=tmp_path / "c.yaml")
+
+
 def test_a_missing_file_says_so_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file") as caught:
         load(Example, role="demo", file=tmp_path / "none.yaml")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.config.types import HostPort, format_duration, parse_duration, parse_network, parse_size
 
@@ -49,3 +51,10 @@ def test_sizes_and_networks() -> None:
         parse_network("10.1.2.3/8")
     with pytest.raises(ValueError, match="size"):
         parse_size("1.5MB")
+
+
+@given(st.floats(0, 9e8))
+def test_a_duration_that_is_written_is_read_as_the_same(seconds: float) -> None:
+    taken = parse_duration(seconds)
+    assert parse_duration(format_duration(taken)) == taken
+    assert (taken == 0) == (seconds == 0)

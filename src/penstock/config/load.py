@@ -64,10 +64,7 @@ def read_file(file: Path) -> dict[str, Any]:
         raise ConfigError(f"open {file}: permission denied", hint="make the file readable by this user") from None
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"open {file}: {exc}") from exc
-    try:
-        loaded: object = yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{file}: not valid YAML: {_first_line(exc)}") from exc
+    loaded = _parse(text, str(file))
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -99,10 +96,15 @@ def _from_environment(role: str, environment: Mapping[str, str]) -> dict[tuple[s
 
 
 def _scalar(text: str, name: str) -> object:
+    return _parse(text, f"environment {name}")
+
+
+def _parse(text: str, source: str) -> object:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"environment {name}: not valid YAML: {_first_line(exc)}") from exc
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        # PyYAML's constructors let through what `!!int x`, `!!bool x` or a mapping as a key make Python say.
+        raise ConfigError(f"{source}: not valid YAML: {_first_line(exc)}") from exc
 
 
 def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
@@ -115,7 +117,8 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(step) for step in location) or "settings"
+    names = (str(step) for step in location)
+    return ".".join(name if name.isprintable() else ascii(name) for name in names) or "settings"
 
 
 def _sentence(kind: str, message: str) -> str:
@@ -123,7 +126,7 @@ def _sentence(kind: str, message: str) -> str:
         return "unknown setting"
     if kind == "missing":
         return "required"
-    return message.removeprefix("Value error, ")
+    return " ".join(message.removeprefix("Value error, ").split())
 
 
 def _hint(exc: ValidationError) -> str | None:
@@ -132,7 +135,7 @@ def _hint(exc: ValidationError) -> str | None:
     return None
 
 
-def _first_line(exc: yaml.YAMLError) -> str:
+def _first_line(exc: Exception) -> str:
     return " ".join(str(exc).split())[:200]
 
 

@@ -59,7 +59,7 @@ _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3,
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from a Go duration (`30s`, `1h30m`, `500ms`), or from a number of seconds; never negative."""
+    """Seconds from a Go duration (`30s`, `1h30m`, `500ms`), or from a number of seconds; never negative, whole microseconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
     elif isinstance(value, str) and value.strip() == "0":
@@ -70,10 +70,13 @@ def parse_duration(value: object) -> float:
     else:
         msg = f"{value!r} is not a duration like 30s, 5m or 1h30m"
         raise ValueError(msg)
-    if not 0 <= seconds < float("inf"):
-        msg = "a duration is a finite number, zero or more"
+    if not 0 <= seconds <= _LONGEST:
+        msg = "a duration is a number, zero or more, and less than 30 years"
         raise ValueError(msg)
-    return seconds
+    return max(round(seconds, 6), 1e-6) if seconds else 0.0  # 0 often means never: nothing but 0 becomes it
+
+
+_LONGEST: Final = 30 * 365 * 86400.0  # floats tell microseconds apart up to here, and event loops take it
 
 
 def _is_duration(text: str) -> bool:
@@ -81,11 +84,12 @@ def _is_duration(text: str) -> bool:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest of h, m, s, ms that says it exactly enough for a person."""
+    """The shortest of h, m, s, ms that says it exactly."""
     for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0)):
         if seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"
-    return f"{seconds * 1000:g}ms" if 0 < seconds < 1 else f"{seconds:g}s"
+    number, unit = (f"{seconds * 1000:.3f}", "ms") if 0 < seconds < 1 else (f"{seconds:.6f}", "s")
+    return number.rstrip("0").rstrip(".") + unit
 
 
 Duration = Annotated[
