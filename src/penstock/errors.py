@@ -16,7 +16,8 @@ from enum import Enum
 class PenstockError(Exception):
     """An expected failure.
 
-    public: one sentence that may be shown to any peer. detail: what only the log may say. hint: what the person who
+    public: one sentence that may be shown to any peer, lower-case and without a full stop (it stands behind "error: ", or in a
+    log line) unless it is published word for word. detail: what only the log may say. hint: what the person who
     reads it can do next.
     """
 

@@ -268,10 +268,10 @@ async def test_a_rotated_token_file_leaves_live_links_and_a_new_tunnels_file_rep
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("not yet valid", "The edge's certificate is not valid yet."),
-        ("expired", "The edge's certificate has expired."),
-        ("another CA", "The edge's certificate is not signed by a CA that this agent trusts."),
-        ("another name", "The edge's certificate is not that of an edge for agents."),
+        ("not yet valid", "the edge's certificate is not valid yet"),
+        ("expired", "the edge's certificate has expired"),
+        ("another CA", "the edge's certificate is not signed by a CA that this agent trusts"),
+        ("another name", "the edge's certificate is not that of an edge for agents"),
         ("no name", "the name is not known"),
         ("nobody there", "the connection was refused or the network is unreachable"),
     ],

@@ -63,8 +63,8 @@ def test_other_commands_and_names_are_refused_and_never_echoed(given: list[str])
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["agent", "--token", "eyJhIjoi"], "A token on a command line"),
-        (["tunnel", "run", "--token", "eyJhIjoi"], "A token on a command line"),
+        (["agent", "--token", "eyJhIjoi"], "a token on a command line"),
+        (["tunnel", "run", "--token", "eyJhIjoi"], "a token on a command line"),
         (["agent", "--protocol", "quic"], "only http2 is spoken here"),
         (["tunnel", "run", "--credentials-file", "eyJhIjoi"], "No such option: --credentials-file"),
     ],

@@ -136,7 +136,7 @@ def test_a_caller_that_the_feed_does_not_name_just_so_is_forbidden(known: Direct
 )
 def test_unknown_foreign_and_management_hosts_get_one_answer(known: Directory, host: str) -> None:
     error = refused(known, host)
-    assert (error.code, error.public) == (TunnelErrorCode.TUNNEL_NOT_FOUND, "There is no such tunnel.")
+    assert (error.code, error.public) == (TunnelErrorCode.TUNNEL_NOT_FOUND, "there is no such tunnel")
 
 
 def test_a_tunnel_without_a_ca_certificate_is_named_as_such_to_its_own_callers_only() -> None:

@@ -57,7 +57,7 @@ class RegistrationRefusedError(IdentityError):
 
     def __init__(self, cause: str, retry_after: float) -> None:
         super().__init__(
-            f"The edge refused the tunnel token: {cause}",
+            f"the edge refused the tunnel token: {cause}",
             hint="the token may have been rotated, or its tunnel archived; reveal the current one and restart the agent",
         )
         self.retry_after = retry_after
@@ -110,10 +110,10 @@ class EdgeConnection:
                 return await self._register()
         except TimeoutError:
             self._link.abort()
-            raise UnavailableError("The edge did not answer the registration in time.") from None
+            raise UnavailableError("the edge did not answer the registration in time") from None
         except ConnectionError as exc:
             self._link.abort()
-            raise UnavailableError("The link was lost before it was registered.", detail=str(exc)) from exc
+            raise UnavailableError("the link was lost before it was registered", detail=str(exc)) from exc
         except BaseException:
             self._link.abort()
             raise
@@ -198,7 +198,7 @@ class EdgeConnection:
             raise explain(exc, datetime.now(UTC)) from exc
         except ssl.SSLError as exc:
             raise UnavailableError(
-                "TLS with the edge failed.", detail=str(exc), hint="the address may be that of another service"
+                "TLS with the edge failed", detail=str(exc), hint="the address may be that of another service"
             ) from exc
 
     # --- the control stream -----------------------------------------------------------------------------------------
@@ -213,9 +213,9 @@ class EdgeConnection:
             case Refused(cause=cause, retry_after_s=retry_after):
                 raise RegistrationRefusedError(cause, retry_after)
             case Aborted(reason=reason):
-                raise UnavailableError("The edge gave the registration up.", detail=reason)
+                raise UnavailableError("the edge gave the registration up", detail=reason)
             case Unregistered():
-                raise UnavailableError("The edge answered a question that was not asked.")
+                raise UnavailableError("the edge answered a question that was not asked")
 
     async def _next(self, pipe: ByteStream) -> Registered | Refused | Unregistered | Aborted:
         while data := await pipe.read(_READ):

@@ -26,7 +26,7 @@ def read_token(config: AgentConfig) -> TunnelToken:
     if config.token is not None:
         return parse_token(config.token.reveal())
     if config.token_file is None:
-        raise ConfigError("There is no tunnel token.", hint="set TUNNEL_TOKEN, or token_file to a file that holds it")
+        raise ConfigError("there is no tunnel token", hint="set TUNNEL_TOKEN, or token_file to a file that holds it")
     return parse_token(contexts.read_pem(config.token_file))
 
 
@@ -37,7 +37,7 @@ class EdgeTrust:
         """anchors: PEM text (bundles too) or DER. ConfigError when one is no certificate, or there is none."""
         self._anchors = list(anchors)
         if not self._anchors:
-            raise ConfigError("The token names no CA to know an edge by.", hint="set cacert to the CA bundle of the edge")
+            raise ConfigError("the token names no CA to know an edge by", hint="set cacert to the CA bundle of the edge")
         self._known = [certificate for anchor in self._anchors for certificate in _certificates(anchor)]
 
     def context(self) -> TLSContext:

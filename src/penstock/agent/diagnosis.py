@@ -34,4 +34,4 @@ def explain(error: ssl.SSLCertVerificationError, now: datetime) -> IdentityError
             hint = "the address may be that of another service: check the port, 7844 by default"
         case _:
             text, hint = f"is not accepted: {error.verify_message}", "reveal the token again, or check cacert"
-    return IdentityError(f"The edge's certificate {text}.", detail=error.verify_message, hint=hint)
+    return IdentityError(f"the edge's certificate {text}", detail=error.verify_message, hint=hint)

@@ -101,7 +101,7 @@ class Agent:
         trust = await asyncio.to_thread(read_trust, config, token)
         edges = config.edge or _addresses(token.edges)
         if not edges:
-            raise ConfigError("The token names no edge.", hint="set edge to the address of one, e.g. edge.example.com:7844")
+            raise ConfigError("the token names no edge", hint="set edge to the address of one, e.g. edge.example.com:7844")
         origin = Origin(config.url, limits=config.limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
         plan = LinkPlan(
             registration=self._registration(token),

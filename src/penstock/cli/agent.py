@@ -102,7 +102,7 @@ def agent(
     del no_autoupdate, no_prechecks, retries, edge_ip_version  # nothing here updates itself, prechecks, or gives up
     if token is not None:
         raise ConfigError(
-            "A token on a command line is there for everybody on this machine to read.",
+            "a token on a command line is there for everybody on this machine to read",
             hint="set TUNNEL_TOKEN, or give --token-file; and rotate this one",
         )
     if protocol not in {"http2", "auto"}:
@@ -140,7 +140,7 @@ def token(
     authorities = [load_certificate(der) for der in read.cas]
     if ca:
         if not authorities:
-            raise ConfigError("The token names no CA.", hint="it is not one of Penstock's, or is older than this version")
+            raise ConfigError("the token names no CA", hint="it is not one of Penstock's, or is older than this version")
         say("".join(map(certificate_to_pem, authorities)).rstrip())
         return
     members = {

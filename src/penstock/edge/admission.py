@@ -65,12 +65,12 @@ def admit_caller(directory: Directory, identity: CallerIdentity, host: str, now:
     """The tunnel behind `host` (normalized) if `identity` may use it; else TunnelError."""
     caller = directory.callers.get(identity.serial)
     if caller is None or not _is_same(caller, identity) or caller.expires_at <= now:
-        raise TunnelError(TunnelErrorCode.CALLER_FORBIDDEN, "This caller's certificate is not accepted.")
+        raise TunnelError(TunnelErrorCode.CALLER_FORBIDDEN, "this caller's certificate is not accepted")
     tunnel = None if host in MANAGEMENT_HOSTS else directory.tunnel_of(host)
     if tunnel is None or tunnel.organization_id != caller.organization_id or tunnel.workspace_id != caller.workspace_id:
-        raise TunnelError(TunnelErrorCode.TUNNEL_NOT_FOUND, "There is no such tunnel.")
+        raise TunnelError(TunnelErrorCode.TUNNEL_NOT_FOUND, "there is no such tunnel")
     if tunnel.certificates == 0:
-        raise TunnelError(TunnelErrorCode.CERTIFICATE_MISSING, "The tunnel has no active CA certificate.")
+        raise TunnelError(TunnelErrorCode.CERTIFICATE_MISSING, "the tunnel has no active CA certificate")
     return Admission(caller, tunnel, host)
 
 

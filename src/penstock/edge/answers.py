@@ -72,7 +72,7 @@ def answer_of(head: Headers) -> Answer:
     try:
         packed = metadata.parse_headers(fields.get(metadata.RESPONSE_HEADERS, b""))
     except RemoteProtocolError as exc:
-        raise TunnelError(TunnelErrorCode.AGENT_UNAVAILABLE, "The agent's answer cannot be read.", detail=exc.public) from exc
+        raise TunnelError(TunnelErrorCode.AGENT_UNAVAILABLE, "the agent's answer cannot be read", detail=exc.public) from exc
     return Answer(
         status=status_of(head),
         headers=[(name.lower(), value) for name, value in packed if name.lower() not in _OF_RESPONSE],

@@ -29,13 +29,13 @@ def verified_snapshot(key: bytes, stored: StoredSnapshot) -> Snapshot:
         Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, stored.body)
     except InvalidSignature:
         raise IdentityError(
-            "A snapshot is not signed by this edge's control plane.",
+            "a snapshot is not signed by this edge's control plane",
             hint="something between edge and control changes answers, or control was set up anew: enrol this edge again",
         ) from None
     try:
         return Snapshot.model_validate_json(stored.body)
     except ValidationError as exc:
-        raise IdentityError("A signed snapshot cannot be read.", detail=f"{exc.error_count()} wrong fields") from None
+        raise IdentityError("a signed snapshot cannot be read", detail=f"{exc.error_count()} wrong fields") from None
 
 
 class Feed:
@@ -72,7 +72,7 @@ class Feed:
         snapshot = verified_snapshot(key, stored)
         if snapshot.version < self.version:
             raise IdentityError(
-                "The control plane's feed went backwards.",
+                "the control plane's feed went backwards",
                 detail=f"version {snapshot.version} after {self.version}",
                 hint="control was restored from a backup, or an old page is replayed; remove the state folder and enrol again",
             )

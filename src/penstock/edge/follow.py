@@ -68,7 +68,7 @@ class Follower:
             self._log.info("edge moved: it enrols anew", was=known, now=addresses)
             if self._config.enrolment_token_file is None:
                 raise ConfigError(
-                    "This edge has moved since it enrolled, and has no enrolment token.",
+                    "this edge has moved since it enrolled, and has no enrolment token",
                     detail=f"was {known}; now {addresses}",
                     hint="set enrolment_token_file to enrol it anew, or advertise the addresses it had",
                 )
@@ -108,7 +108,7 @@ class Follower:
         try:
             identity = identity_of(enrolment, key_pem)
         except (ValueError, binascii.Error):
-            raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from None
+            raise UnavailableError("the control plane's answer to the enrolment cannot be read") from None
         await asyncio.to_thread(self._state.save_identity, identity)
         self._log.info("edge enrolled", edge=identity.edge_id, name=self._config.name)
         return identity
@@ -126,7 +126,7 @@ class Follower:
                         await asyncio.sleep(waits.next())
         except TimeoutError:
             raise UnavailableError(
-                f"The control plane at {self._config.control_url} does not enrol this edge.",
+                f"the control plane at {self._config.control_url} does not enrol this edge",
                 hint="check control_url, and that control runs",
             ) from None
 
@@ -136,19 +136,19 @@ class Follower:
                 "/penstock/v1/edges/enrol", json=request.model_dump(mode="json"), headers=_bearer(token)
             )
         except httpx2.HTTPError as exc:
-            raise UnavailableError("The control plane does not answer.", detail=str(exc)) from exc
+            raise UnavailableError("the control plane does not answer", detail=str(exc)) from exc
         if response.status_code >= 500 or response.status_code == 429:
-            raise UnavailableError("The control plane is busy.", detail=f"status {response.status_code}")
+            raise UnavailableError("the control plane is busy", detail=f"status {response.status_code}")
         if response.status_code not in {200, 201}:
             raise IdentityError(
-                "The control plane refused to enrol this edge.",
+                "the control plane refused to enrol this edge",
                 detail=f"status {response.status_code}: {response.text[:300]}",
                 hint="the enrolment token may be spent, revoked or of another control plane; make a new one there",
             )
         try:
             return EdgeEnrolment.model_validate_json(response.content)
         except ValidationError as exc:
-            raise UnavailableError("The control plane's answer to the enrolment cannot be read.") from exc
+            raise UnavailableError("the control plane's answer to the enrolment cannot be read") from exc
 
     # --- renewing ---------------------------------------------------------------------------------------------------
 
@@ -159,19 +159,19 @@ class Follower:
                 "/penstock/v1/edge/certificate", json={"csr_pem": csr_pem}, headers=_bearer(identity.credential)
             )
         except httpx2.HTTPError as exc:
-            raise UnavailableError("The control plane does not answer.", detail=str(exc) or type(exc).__name__) from exc
+            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
         if response.status_code in {401, 403}:
             raise self._unknown()
         if response.status_code != 200:
-            raise UnavailableError("The control plane gives no certificate.", detail=f"status {response.status_code}")
+            raise UnavailableError("the control plane gives no certificate", detail=f"status {response.status_code}")
         try:
             return EdgeCertificate.model_validate_json(response.content)
         except ValidationError as exc:
-            raise UnavailableError("The control plane's answer to the renewal cannot be read.") from exc
+            raise UnavailableError("the control plane's answer to the renewal cannot be read") from exc
 
     def _unknown(self) -> IdentityError:
         return IdentityError(
-            "The control plane no longer knows this edge.",
+            "the control plane no longer knows this edge",
             hint=f"remove {self._config.state_dir} and start with an enrolment token to enrol again",
         )
 
@@ -200,7 +200,7 @@ class Follower:
             ) as response:
                 body = await _read_body(response)
         except httpx2.HTTPError as exc:
-            raise UnavailableError("The control plane does not answer.", detail=str(exc) or type(exc).__name__) from exc
+            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
         now = time.time()
         match response.status_code:
             case 204:
@@ -214,7 +214,7 @@ class Follower:
             case 401 | 403:
                 raise self._unknown()
             case status:
-                raise UnavailableError("The control plane does not give the feed.", detail=f"status {status}")
+                raise UnavailableError("the control plane does not give the feed", detail=f"status {status}")
 
 
 async def _read_body(response: httpx2.Response) -> bytes:
@@ -223,7 +223,7 @@ async def _read_body(response: httpx2.Response) -> bytes:
     async for part in response.aiter_bytes():
         size += len(part)
         if size > _MAX_BODY:
-            raise UnavailableError("The control plane's snapshot is too large.")
+            raise UnavailableError("the control plane's snapshot is too large")
         parts.append(part)
     return b"".join(parts)
 
@@ -232,7 +232,7 @@ def _read_token(config: EdgeConfig) -> Secret:
     file = config.enrolment_token_file
     if file is None:
         raise ConfigError(
-            "This edge has no identity yet and no enrolment token.",
+            "this edge has no identity yet and no enrolment token",
             hint="set enrolment_token_file to a file with a token made by the control plane",
         )
     return Secret(contexts.read_pem(file).strip())

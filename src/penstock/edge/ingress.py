@@ -92,10 +92,10 @@ class Ingress:
 
     def _requested(self, request: UpgradeRequest) -> None:
         if self.waiting + len(self._live) >= self._limits.callers:
-            self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "The edge is full.", retry_after=_RETRY_AFTER))
+            self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER))
             return
         if self._stopping:
-            self._refuse(request, _unavailable("This edge is stopping."))
+            self._refuse(request, _unavailable("this edge is stopping"))
             return
         task = self._tasks.spawn(self._serve(request), "caller")
         request.on_gone = lambda: _cancel(task)
@@ -124,7 +124,7 @@ class Ingress:
         if feed.is_stale:
             raise TunnelError(
                 TunnelErrorCode.AGENT_UNAVAILABLE,
-                "This edge has had no word from its control plane for too long.",
+                "this edge has had no word from its control plane for too long",
                 retry_after=_RETRY_AFTER,
             )
         return admit_caller(feed.directory, identity, request.host, datetime.now(UTC))
@@ -149,12 +149,12 @@ class Ingress:
                 continue
             except StreamLostError as exc:
                 if exc.code is not None:
-                    raise _unavailable("The agent gave the stream up.", detail=f"code {exc.code}") from exc
+                    raise _unavailable("the agent gave the stream up", detail=f"code {exc.code}") from exc
             except TimeoutError as exc:
-                raise _unavailable("The agent did not answer in time.") from exc
+                raise _unavailable("the agent did not answer in time") from exc
         if self._sessions.budget.is_spent:
-            raise TunnelError(TunnelErrorCode.RATE_LIMITED, "The edge is full.", retry_after=_RETRY_AFTER)
-        raise _unavailable("No agent of this tunnel takes streams now.", detail=f"links tried: {len(tried)}")
+            raise TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER)
+        raise _unavailable("no agent of this tunnel takes streams now", detail=f"links tried: {len(tried)}")
 
     def _join(
         self, admission: Admission, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer
@@ -240,11 +240,11 @@ def _identity(request: UpgradeRequest) -> CallerIdentity:
     der: bytes | None = request.transport.get_extra_info("peercert_der")
     try:
         if der is None:
-            raise IdentityError("There is no client certificate.")
+            raise IdentityError("there is no client certificate")
         return caller_identity(der)
     except IdentityError as exc:
         raise TunnelError(
-            TunnelErrorCode.CALLER_FORBIDDEN, "This caller's certificate is not accepted.", detail=exc.public
+            TunnelErrorCode.CALLER_FORBIDDEN, "this caller's certificate is not accepted", detail=exc.public
         ) from exc
 
 

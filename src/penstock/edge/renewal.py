@@ -101,7 +101,7 @@ class Renewal:
         answer = await self._follower.renewed(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
         certificate = certs.load_certificate(answer.certificate_pem)
         if certificate.public_key() != key.public_key():
-            raise IdentityError("The control plane signed another key than this edge's.")
+            raise IdentityError("the control plane signed another key than this edge's")
         new = replace(
             self._presented.identity,  # as it is by now: the CAs of callers may have changed meanwhile
             certificate_pem=answer.certificate_pem,

@@ -86,11 +86,11 @@ class Link(asyncio.Protocol):
     def open_stream(self, headers: Headers) -> LinkStream:
         """Edge: send a request head. StreamRefusedError when this link takes no more."""
         if not self.is_open:
-            raise StreamRefusedError("The link takes no new streams.")
+            raise StreamRefusedError("the link takes no new streams")
         try:
             stream_id = self._http.open_stream(headers)
         except LocalProtocolError as exc:
-            raise StreamRefusedError("The link takes no more streams.", detail=exc.public) from exc
+            raise StreamRefusedError("the link takes no more streams", detail=exc.public) from exc
         self._flush_soon()
         return self._add(stream_id, headers)
 
@@ -171,7 +171,7 @@ class Link(asyncio.Protocol):
         self._endings.clear()
         self._http.terminate()
         for stream in streams.values():
-            loss = StreamLostError("The link was lost.")
+            loss = StreamLostError("the link was lost")
             loss.__cause__ = exc
             stream.lost(loss)
         self._wake()
@@ -272,9 +272,9 @@ class Link(asyncio.Protocol):
         if stream is None:
             return
         if code == ErrorCode.REFUSED_STREAM:
-            stream.lost(StreamRefusedError("The agent refused the stream."))
+            stream.lost(StreamRefusedError("the agent refused the stream"))
         else:
-            stream.lost(StreamLostError("The stream was reset.", code=code))
+            stream.lost(StreamLostError("the stream was reset", code=code))
 
     def _peer_ended(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
