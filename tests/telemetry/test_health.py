@@ -31,6 +31,7 @@ async def test_probes_and_scrapers_get_what_they_ask_for() -> None:
     address = await server.start()
     try:
         assert (await ask(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+        assert (await ask(address, b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")).endswith(b"\r\n\r\n")
         assert b"503" in (answer := await ask(address, b"GET /readyz?x=1 HTTP/1.1\r\nHost: x\r\n\r\n"))
         assert b"no link" in answer
         reasons[0] = None

@@ -5,5 +5,6 @@ refused, never repaired; nothing is dialled that the guard has not seen; bodies 
 away takes the other side with it at once; what is refused is told in one sentence without an address in it.
 
 heads, bodies, headers, routes, guard are pure. pipeline is the caller's side of a request, upstream the other, exchange
-the life of one request between them; pool dials and keeps, listener ends WebSocket and TLS, server puts it together.
+the life of one request between them; pool dials and keeps, listener ends WebSocket and TLS; oauth asks for tokens where a
+route says so; live is what the settings amount to, reload watches their files, server puts it together.
 """

@@ -30,7 +30,7 @@ class ProxyMetrics:
         )
         self.refusals = Counter("penstock_proxy_refusals", "Requests refused by the proxy", ["code"], registry=registry)
         self._certificate = Gauge(
-            "penstock_proxy_certificate_expiry_seconds", "Unix time at which the certificate expires", registry=registry
+            "penstock_proxy_certificate_expiry_timestamp_seconds", "When the certificate expires", registry=registry
         )
         self._reloads = Counter(
             "penstock_proxy_reloads", "Changes of files that were seen", ["what", "taken"], registry=registry

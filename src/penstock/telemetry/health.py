@@ -103,7 +103,7 @@ class _AdminConnection(asyncio.Protocol):
             self._answer(Page(400, b"bad request\n"))
             return
         if isinstance(event, h11.Request):
-            self._answer(self._page(event))
+            self._answer(self._page(event), is_head=event.method == b"HEAD")
 
     def _page(self, request: h11.Request) -> Page:
         if request.method not in {b"GET", b"HEAD"}:
@@ -111,12 +111,12 @@ class _AdminConnection(asyncio.Protocol):
         render = self._pages.get(request.target.decode("ascii", "replace").partition("?")[0])
         return render() if render is not None else Page(404, b"not found\n")
 
-    def _answer(self, page: Page) -> None:
+    def _answer(self, page: Page, *, is_head: bool = False) -> None:
         if self._transport is None:
             return
         head = (
             f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}\r\nContent-Type: {page.content_type}\r\n"
             f"Content-Length: {len(page.body)}\r\nConnection: close\r\n\r\n"
         )
-        self._transport.write(head.encode() + page.body)
+        self._transport.write(head.encode() + (b"" if is_head else page.body))
         self._transport.close()
