@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import UnavailableError
 from penstock.net.tls import TLSTransport, start_tls
-from penstock.net.transports import Parked, cut
+from penstock.net.transports import Parked, bound_reads, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
             detail=f"connect to {place}: {exc.strerror or exc}",
             hint=f"check that something listens on {place}",
         ) from exc
+    bound_reads(transport)
     return transport
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from penstock.errors import ConfigError
 from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
+from penstock.net.transports import bound_reads
 
 if TYPE_CHECKING:
     import ssl
@@ -116,6 +117,7 @@ class _Accepting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         lower = cast("asyncio.Transport", transport)  # what a stream server gives; uvloop's do not inherit from asyncio's
+        bound_reads(lower)
         on_failed = self._on_failed
 
         def failed(exc: Exception) -> None:
