@@ -11,8 +11,12 @@ import pytest
 from tests.support import ca
 from tests.support.control import make_config
 
+from penstock.config.types import HostPort
 from penstock.control.server import Control
+from penstock.control.serving import HttpServer
 from penstock.errors import ConfigError
+from penstock.net.dial import dial_tcp
+from penstock.net.streams import ByteStream
 from penstock.tls import certs, contexts
 
 if TYPE_CHECKING:
@@ -140,6 +144,33 @@ async def test_a_stop_cuts_what_does_not_end_in_time(start_api: Callable[..., An
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*address)
     writer.close()
+
+
+async def test_a_request_whose_client_has_left_still_ends_by_itself() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+    ends: list[str] = []
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        asked.set()
+        try:
+            await go.wait()
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+        ends.append("by itself")
+
+    server = HttpServer(app)
+    await server.start(HostPort("127.0.0.1", 0), None)
+    client = ByteStream.over(await dial_tcp("127.0.0.1", server.address.port))
+    async with asyncio.timeout(10):
+        await client.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        client.abort()
+        while server._state.connections:
+            await asyncio.sleep(0.01)
+        go.set()
+        await server.stop(5)
+    assert ends == ["by itself"]
 
 
 async def test_plain_http_on_the_tls_port_gets_nowhere(start_api: Callable[..., Any], tmp_path: Path) -> None:

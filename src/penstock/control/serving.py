@@ -76,6 +76,8 @@ class HttpServer:
                 while self._state.connections:
                     self._gone.clear()
                     await self._gone.wait()
+                if self._state.tasks:  # of connections that left without waiting for their answer
+                    await asyncio.wait(self._state.tasks)
         except TimeoutError:
             for connection in list(self._state.connections):
                 _abort(connection.transport)

@@ -61,7 +61,7 @@ async def listen_tcp(
                 reason, hint = "the port is busy", "stop what listens there, or set another port"
             case errno.EACCES:
                 reason, hint = "this user may not bind it", "use a port above 1023, or grant CAP_NET_BIND_SERVICE"
-            case errno.EADDRNOTAVAIL:
+            case errno.EADDRNOTAVAIL | None:  # from 3.12 on asyncio says it in words alone
                 reason, hint = "the address is not on this machine", "use 127.0.0.1, 0.0.0.0 or an address of this machine"
             case _:
                 reason, hint = exc.strerror or str(exc), "check the listening address"
