@@ -311,6 +311,31 @@ async def test_a_route_that_comes_to_ask_for_tokens_asks_at_the_next_request(tmp
         assert (await stream.fetch(get())).status == 200
 
 
+async def test_a_request_that_waits_for_keys_gets_its_answer_when_its_gate_goes(tmp_path: Path) -> None:
+    async with issuing() as issuer:
+
+        def with_oauth(url: str) -> dict[str, Any]:
+            return {"echo": {"url": url, "require_oauth": issuer.settings(tmp_path)}}
+
+        async with reloading(tmp_path, routes=with_oauth) as (s, change), s.caller() as stream:
+            issuer.release.clear()
+            await stream.send(get(headers=f"Authorization: Bearer {issuer.token()}\r\n"))
+            await s.until(lambda: issuer.asked)
+            change(routes={"echo": s.proxy.live.config.routes["echo"].url})
+            await s.until(lambda: s.events("config reloaded"))
+            issuer.release.set()
+            assert (await stream.response()).status == 200
+
+
+async def test_settings_reload_while_the_key_is_away(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as (s, change):
+        (tmp_path / "tls.key").unlink()
+        change(shutdown_timeout="2s")
+        await s.until(lambda: s.events("config reloaded"))
+        change(shutdown_timeout="3s")
+        await s.until(lambda: len(s.events("config reloaded")) == 2)
+
+
 # --- kept connections to upstreams ------------------------------------------------------------------------------------
 
 

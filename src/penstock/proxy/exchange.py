@@ -80,7 +80,9 @@ class Exchange:
         self._asks_upgrade = head.is_upgrade
         self._path = head.target.partition(b"?")[0][:_PATH_LOGGED]  # queries hold session ids and codes
         self._framing = head.framing
-        self._request = _for_upstream(head, route) if route is not None else b""
+        self._request = b""
+        if route is not None:
+            self._request = upstream_request(head, route.host_header, strips_token=route.strips_token)
         self._outgoing: list[bytes] | None = []  # body that came before there was a connection; None once there was
         self._connection: UpstreamConnection | None = None
         self._cancel_wait: Callable[[], object] | None = None
@@ -424,11 +426,6 @@ class Exchange:
             received=self._received,
             sent=self._sent,
         )
-
-
-def _for_upstream(head: RequestHead, route: Route) -> bytes:
-    strips_token = route.oauth is not None and route.oauth.token == "strip"  # noqa: S105 - what is done with one
-    return upstream_request(head, route.host_header, strips_token=strips_token)
 
 
 def _late(public: str, detail: str) -> TunnelError:

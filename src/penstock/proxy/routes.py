@@ -34,6 +34,11 @@ class Route:
     oauth: OAuthConfig | None = None
 
     @property
+    def strips_token(self) -> bool:
+        """Whether bearer tokens end here."""
+        return self.oauth is not None and self.oauth.token == "strip"  # noqa: S105 - what is done with one
+
+    @property
     def url(self) -> str:
         """The upstream as it was configured."""
         host = f"[{self.host}]" if ":" in self.host else self.host

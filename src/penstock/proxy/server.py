@@ -241,4 +241,7 @@ class Proxy:
 
 
 def _is_world_readable(file: Path) -> bool:
-    return bool(file.stat().st_mode & stat.S_IROTH)
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False  # it was read once, and is being replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")  # RFC 6750 2.1
 _METADATA: Final = "/.well-known/oauth-protected-resource"  # RFC 9728 3
 _PATH_TOLD: Final = 512
+_RETIRE_SECONDS: Final = 35.0  # metadata twice and keys once, each with its ten seconds
 
 
 class Asking(Protocol):
@@ -68,13 +70,21 @@ class Gates:
             else:
                 self._gates[config] = Gate(config, trust=trust, limits=limits, lookup=lookup, log=log)
         for gate in before.values():
-            self._tasks.spawn(gate.aclose(), "close gate")
+            self._tasks.spawn(_retire(gate), "retire gate")
 
     async def aclose(self) -> None:
         """Let nobody wait any more."""
         for gate in self._gates.values():
             await gate.aclose()
         await self._tasks.aclose()
+
+
+async def _retire(gate: Gate) -> None:
+    """Close it when every fetch that a request waits for is over: a reload ends nobody's request."""
+    try:
+        await asyncio.sleep(_RETIRE_SECONDS)
+    finally:
+        await gate.aclose()
 
 
 class Gate:
