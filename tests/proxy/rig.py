@@ -217,6 +217,17 @@ async def hello(link: Link) -> None:
         await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
 
 
+def answering(body: bytes) -> Script:
+    """An upstream that answers every request with this."""
+
+    async def script(link: Link) -> None:
+        while True:
+            await link.request()
+            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    return script
+
+
 def reply(data: bytes, *, then_close: bool = True) -> Script:
     """An upstream that reads a request and answers with these bytes."""
 

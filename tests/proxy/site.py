@@ -7,17 +7,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from structlog.testing import capture_logs
 from tests.proxy.rig import PATIENCE, Link, Response, Script, Upstream, hello
 from tests.support import ca
 from tests.support.ca import DOMAIN, HOST
 
-from penstock.config.load import load
+from penstock.config.load import as_yaml, load
 from penstock.net.dial import dial_tcp, handshake
 from penstock.net.streams import ByteStream
 from penstock.net.upgrade import request_upgrade
 from penstock.net.websocket import WebSocketTransport, open_websocket
 from penstock.proxy.config import ProxyConfig
+from penstock.proxy.reload import Source
 from penstock.proxy.server import Proxy
 from penstock.tls import contexts
 
@@ -26,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from penstock.proxy.reload import Source
     from penstock.tls.certs import KeyPair
 
 AUTHORITY = ca.ca()
 CALLERS = ca.ca("callers")
+FAST = "20ms"  # how often a reloading proxy looks at its files
 
 
 class Stream(Link):
@@ -167,6 +169,25 @@ async def site(
             await upstream.stop()
             for link in upstream.links:
                 await link.ended()
+
+
+@asynccontextmanager
+async def reloading(
+    folder: Path, script: Script = hello, *, is_watched: bool = True, interval: str = FAST, **changes: Any
+) -> AsyncGenerator[tuple[Site, Callable[..., None]]]:
+    """A site whose settings are a file, and what writes other settings into it; None takes a setting out."""
+    file = folder / "config.yaml"
+
+    def source(config: ProxyConfig) -> Source:
+        file.write_text(as_yaml(config))
+        return Source(lambda: load(ProxyConfig, role="proxy", file=file), file if is_watched else None)
+
+    def change(**values: Any) -> None:
+        merged = {**yaml.safe_load(file.read_text()), **values}
+        file.write_text(yaml.safe_dump({name: value for name, value in merged.items() if value is not None}))
+
+    async with site(folder, script, source=source, reload_interval=interval, **changes) as s:
+        yield s, change
 
 
 def required(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -5,49 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from tests.proxy.oauth.issuer import issuing
-from tests.proxy.rig import PATIENCE, Link, Script, Upstream, get, hello
-from tests.proxy.site import AUTHORITY, CALLERS, Site, site, write
+from tests.proxy.rig import Link, Upstream, answering, get
+from tests.proxy.site import AUTHORITY, CALLERS, FAST, Site, reloading, site, write
 from tests.support import ca
 
-from penstock.config.load import as_yaml, load
-from penstock.proxy.config import ProxyConfig
-from penstock.proxy.reload import Source
-from penstock.tls import certs, contexts
+from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from penstock.tls.certs import KeyPair
 
 pytestmark = pytest.mark.anyio
-
-FAST = "20ms"
-
-
-@asynccontextmanager
-async def reloading(
-    folder: Path, script: Script = hello, *, is_watched: bool = True, interval: str = FAST, **changes: Any
-) -> AsyncGenerator[tuple[Site, Callable[..., None]]]:
-    """A site whose settings are a file, and what writes other settings into it; None takes a setting out."""
-    file = folder / "config.yaml"
-
-    def source(config: ProxyConfig) -> Source:
-        file.write_text(as_yaml(config))
-        return Source(lambda: load(ProxyConfig, role="proxy", file=file), file if is_watched else None)
-
-    def change(**values: Any) -> None:
-        merged = {**yaml.safe_load(file.read_text()), **values}
-        file.write_text(yaml.safe_dump({name: value for name, value in merged.items() if value is not None}))
-
-    async with site(folder, script, source=source, reload_interval=interval, **changes) as s:
-        yield s, change
 
 
 def put(folder: Path, pair: KeyPair) -> None:
@@ -176,15 +150,6 @@ async def test_a_changed_file_is_in_use_at_once_and_its_difference_in_the_log(tm
     await other.stop()
     for link in other.links:
         await link.ended()
-
-
-def answering(body: bytes) -> Script:
-    async def script(link: Link) -> None:
-        while True:
-            await link.request()
-            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-
-    return script
 
 
 async def test_a_stream_of_a_route_that_is_gone_lives_on(tmp_path: Path) -> None:
@@ -334,90 +299,3 @@ async def test_settings_reload_while_the_key_is_away(tmp_path: Path) -> None:
         await s.until(lambda: s.events("config reloaded"))
         change(shutdown_timeout="3s")
         await s.until(lambda: len(s.events("config reloaded")) == 2)
-
-
-# --- kept connections to upstreams ------------------------------------------------------------------------------------
-
-
-def same(_: Path, url: str) -> dict[str, Any]:
-    return {"shutdown_timeout": "2s", "routes": {"echo": url}}
-
-
-def other_route(_: Path, url: str) -> dict[str, Any]:
-    return {"routes": {"echo": {"url": url, "host_header": "upstream"}}}
-
-
-def other_permission(_: Path, url: str) -> dict[str, Any]:
-    return {"upstream": {"allowed_ips": ["127.0.0.1"]}, "routes": {"echo": url}}
-
-
-def own_permission(_: Path, url: str) -> dict[str, Any]:
-    return {"routes": {"echo": {"url": url, "allowed_ips": ["127.0.0.1"]}}}
-
-
-@pytest.mark.parametrize(
-    ("changed", "is_kept"), [(same, True), (other_route, False), (other_permission, False), (own_permission, False)]
-)
-async def test_a_kept_connection_is_used_again_only_on_the_terms_it_was_dialled_on(
-    tmp_path: Path, changed: Callable[[Path, str], dict[str, Any]], is_kept: bool
-) -> None:
-    async with reloading(tmp_path, limits={"upstream_idle": "1m"}) as (s, change), s.caller() as stream:
-        await stream.fetch(get())
-        url = s.proxy.live.config.routes["echo"].url
-        change(**changed(tmp_path, url))
-        await s.until(lambda: s.events("config reloaded"))
-        if not is_kept:
-            await s.until(lambda: s.upstream.running == 0)
-        await stream.fetch(get())
-        assert len(s.upstream.links) == (1 if is_kept else 2)
-
-
-async def test_a_connection_that_was_busy_during_the_reload_is_not_kept(tmp_path: Path) -> None:
-    go = asyncio.Event()
-
-    async def slow(link: Link) -> None:
-        while True:
-            await link.request()
-            await go.wait()
-            await link.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    async with reloading(tmp_path, slow, limits={"upstream_idle": "1m"}) as (s, change), s.caller() as stream:
-        await stream.send(get())
-        await asyncio.wait_for(s.upstream.arrived.wait(), PATIENCE)
-        change(**other_permission(tmp_path, s.proxy.live.config.routes["echo"].url))
-        await s.until(lambda: s.events("config reloaded"))
-        go.set()
-        assert (await stream.response()).body == b"ok"
-        await s.until(lambda: s.upstream.running == 0)
-        assert (await stream.fetch(get())).body == b"ok"
-
-
-async def test_a_kept_connection_to_a_ca_that_is_not_trusted_any_more_is_closed(tmp_path: Path) -> None:
-    upstream_ca = ca.ca("upstream-ca")
-    served: list[asyncio.StreamWriter] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        served.append(writer)
-        try:
-            await answering(b"ok")(Link(reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=contexts.control_server(ca.server(upstream_ca, "localhost")))
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-    ca_file = write(tmp_path, "upstream.crt", upstream_ca.certificate_pem)
-    upstream = {"allowed_ips": ["127.0.0.0/8"], "tls": {"ca_file": str(ca_file)}}
-    routes = {"echo": url}
-    async with (
-        reloading(tmp_path, upstream=upstream, routes=routes, limits={"upstream_idle": "1m"}) as (s, _),
-        s.caller() as stream,
-    ):
-        assert (await stream.fetch(get())).status == 200
-        write(tmp_path, "upstream.crt", ca.ca("another").certificate_pem)
-        await s.until(lambda: s.events("config reloaded"))
-        assert (await stream.fetch(get())).error == b"upstream_tls"
-        assert len(served) == 1
-    server.close()
-    await server.wait_closed()
