@@ -34,7 +34,7 @@ from penstock.net.upgrade import UpgradeListener, UpgradeRequest, UpgradeRespons
 from penstock.net.watch import PauseWatch
 from penstock.protocol import metadata
 from penstock.protocol.token import TunnelToken
-from penstock.schema.edges import CallerRecord, EdgeEnrolment, Snapshot, TunnelRecord
+from penstock.schema.edges import CallerRecord, EdgeEnrolment, EdgeRecord, Snapshot, TunnelRecord
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import caller_identity, edge_server_name
@@ -88,6 +88,7 @@ class Site:
     dialled: list[asyncio.Transport] = field(default_factory=list)
     enrolled: set[str] = field(default_factory=set)
     agent_edges: tuple[str, ...] = ()
+    edges: tuple[EdgeRecord, ...] = ()
     caller_ca_pem: str = ""
     told_cas: tuple[certs.Authority, ...] = ()
     edge_names: list[str] = field(default_factory=lambda: [metadata.EDGE_SERVER_NAME, metadata.PROBE_SERVER_NAME])
@@ -111,6 +112,7 @@ class Site:
             tunnels=self.tunnels,
             callers=self.callers,
             agent_edges=self.agent_edges,
+            edges=self.edges,
             caller_ca_pem=self.caller_ca_pem,
             edge_ca_pem="".join(told.certificate_pem for told in self.told_cas),
         )
@@ -132,6 +134,7 @@ class Site:
             names=[edge_server_name(name), *self.edge_names],
             validity=self.edge_validity,
             serial=ca.serial(),
+            is_client_too=True,
         )
         return EdgeEnrolment(
             edge_id="edg_01TestEdge",
@@ -215,7 +218,7 @@ class Site:
         context = contexts.caller_outer(self.edge_ca.certificate_pem, pair or self.caller)
         address = edge.callers_address
         transport = await dial_tls(
-            address.host, address.port, context=context, server_hostname=edge_server_name("edge-1"), timeout=5.0
+            address.host, address.port, context=context, server_hostname=edge_server_name(edge.sessions.name), timeout=5.0
         )
         self.dialled.append(transport)
         return transport

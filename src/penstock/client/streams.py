@@ -27,6 +27,7 @@ from penstock.net.websocket import WebSocketTransport, open_websocket
 from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.hosts import normalize_host
 from penstock.tls import contexts, rules
+from penstock.tls.names import EDGE_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 10.0  # for each edge tried, the upgrade included; a continent away takes one
 RESOLUTION_SECONDS: Final = 60.0  # how old a tunnel's edges and trust anchors may be
 _REPLICA: Final = b"penstock-replica"
+_EDGE: Final = b"penstock-edge"
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1: the Close code of a refused certificate
 # Another edge may hold the link that this one lacks.
 _TRY_ANOTHER_EDGE: Final = {TunnelErrorCode.AGENT_UNAVAILABLE, TunnelErrorCode.RATE_LIMITED}
@@ -62,6 +64,7 @@ class TunnelStreams:
     _credentials: CallerCredentials = field(init=False)
     _known: dict[str, _Known] = field(init=False, default_factory=dict)
     _replicas: dict[str, bytes] = field(init=False, default_factory=dict)  # by tunnel id
+    _holders: dict[str, str] = field(init=False, default_factory=dict)  # the edge a stream was passed on to, by tunnel id
 
     def __post_init__(self) -> None:
         self._control = ControlClient(self.access.api_url, self.access.api_key)
@@ -79,11 +82,10 @@ class TunnelStreams:
         """
         name = _checked(host)
         resolution = await self._resolve(name)
-        edges = random.sample(resolution.edges, len(resolution.edges))  # spreads load, keeps no secret
         failure: PenstockError = UnavailableError(
             "the control plane knows no edge", hint="start an edge, or look at why it did not enrol"
         )
-        for edge in edges:
+        for edge in self._ordered(resolution):
             try:
                 return await self._open_through(edge, name, resolution)
             except (UnavailableError, CertificateError) as exc:
@@ -94,6 +96,12 @@ class TunnelStreams:
                     break
         self._known.pop(name, None)  # whatever was known led here
         raise failure
+
+    def _ordered(self, resolution: Resolution) -> list[EdgeAddress]:
+        """The edge that was told to hold the tunnel, then as control ranks them; chance among equals spreads load."""
+        holder = self._holders.get(resolution.tunnel_id)
+        edges = random.sample(resolution.edges, len(resolution.edges))  # keeps no secret
+        return sorted(edges, key=lambda edge: (edge.server_name != holder, edge.rank))
 
     async def _resolve(self, host: str) -> Resolution:
         now = asyncio.get_running_loop().time()
@@ -122,6 +130,8 @@ class TunnelStreams:
             raise refusal_of(response)
         if served := response.header(_REPLICA):
             self._replicas[resolution.tunnel_id] = served
+        if holder := response.header(_EDGE):
+            self._holders[resolution.tunnel_id] = f"{holder.decode('ascii', 'replace')}.{EDGE_DOMAIN}"
         websocket = open_websocket(transport, Parked(), client_side=True, initial=response.rest)
         websocket.pause_reading()
         return TunnelStream(host, resolution, websocket, self._credentials, self)

@@ -27,8 +27,9 @@ _PHRASES: Final = {status.value: status.phrase for status in http.HTTPStatus}
 _OF_ONE_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
-_OF_REQUEST: Final = _OF_ONE_HOP | {b"host", b"content-length", b"expect", metadata.REPLICA}
-_OF_RESPONSE: Final = _OF_ONE_HOP | {b"content-length", metadata.REPLICA}
+_FRAMING: Final = _OF_ONE_HOP | {b"content-length"}
+_OF_REQUEST: Final = _OF_ONE_HOP | {b"host", b"content-length", b"expect", metadata.REPLICA, metadata.HOP, metadata.CALLER}
+_OF_RESPONSE: Final = _OF_ONE_HOP | {b"content-length", metadata.REPLICA, metadata.EDGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,17 @@ def answer_of(head: Headers) -> Answer:
 
 
 def refusal(answer: Answer, body: bytes, replica: str) -> bytes:
-    """An HTTP/1.1 response out of an answer that is no upgrade, whole."""
+    """An HTTP/1.1 response out of an agent's answer that is no upgrade, whole."""
     kept = [(name, value) for name, value in answer.headers if name != b"sec-websocket-accept"]
     status = answer.status if 300 <= answer.status <= 599 else 502  # a 2xx that opened nothing would read as success
     if answer.header(metadata.ERROR) is None and answer.is_from_agent:  # a stock agent has no code of ours
         kept.append((metadata.ERROR, TunnelErrorCode.PROXY_UNREACHABLE.value.encode()))
+    return refusal_of(status, [*kept, (metadata.REPLICA, replica.encode())], body)
+
+
+def refusal_of(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """An HTTP/1.1 response that ends the connection, whole."""
     lines = [b"HTTP/1.1 %d %s" % (status, _PHRASES.get(status, "Refused").encode())]
-    lines += [name + b": " + value for name, value in kept]
-    lines += [b"content-length: %d" % len(body), metadata.REPLICA + b": " + replica.encode(), b"connection: close", b"", body]
+    lines += [name + b": " + value for name, value in headers if name not in _FRAMING]
+    lines += [b"content-length: %d" % len(body), b"connection: close", b"", body]
     return b"\r\n".join(lines)

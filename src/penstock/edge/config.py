@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations at run time
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
 from penstock.config.load import RoleConfig, Section
 from penstock.config.types import ByteSize, Duration, HostPort
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -105,6 +108,31 @@ class EdgeConfig(RoleConfig):
 
     limits: EdgeLimits = EdgeLimits()
     """What one edge takes on."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that share this edge's ports, a core each. More than one makes `penstock edge` start and watch them."""
+
+    worker: int | None = Field(default=None, ge=0)
+    """Which of the workers this process is; set by the one that starts them. Its admin port is `admin_addr`'s plus this."""
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether other processes listen on the same ports."""
+        return self.worker is not None
+
+    @property
+    def worker_socket(self) -> Path | None:
+        """Where this worker takes streams that the others hand over."""
+        return None if self.worker is None else self._socket(self.worker)
+
+    def sibling_sockets(self) -> Sequence[Path]:
+        """The other workers' sockets."""
+        if self.worker is None:
+            return ()
+        return [self._socket(number) for number in range(self.workers) if number != self.worker]
+
+    def _socket(self, number: int) -> Path:
+        return self.state_dir / "workers" / f"{number}.sock"
 
     @model_validator(mode="after")
     def _is_reachable(self) -> EdgeConfig:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from penstock.schema.edges import CallerRecord, Snapshot, TunnelRecord
+    from penstock.schema.edges import CallerRecord, EdgeRecord, Snapshot, TunnelRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Directory:
     tunnels: Mapping[UUID, TunnelRecord]
     domains: Mapping[str, TunnelRecord]
     callers: Mapping[str, CallerRecord]
+    edges: Mapping[str, EdgeRecord] = field(default_factory=dict[str, "EdgeRecord"])
+    """By the serial of their certificates."""
     news: Notice = field(default_factory=Notice)
     """What agents are told: where the edges are and who signs them."""
     caller_ca_pem: str = ""
@@ -39,6 +41,7 @@ class Directory:
             domains={tunnel.domain: tunnel for tunnel in snapshot.tunnels},
             callers={caller.serial: caller for caller in snapshot.callers},
             caller_ca_pem=snapshot.caller_ca_pem,
+            edges={serial: edge for edge in snapshot.edges for serial in edge.serials},
             news=Notice(edges=snapshot.agent_edges[:MAX_EDGES], cas=_ders(snapshot.edge_ca_pem)),
         )
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identity_of
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
-from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest, PresenceAnswer, PresenceReport
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
@@ -55,6 +55,10 @@ class Follower:
     async def aclose(self) -> None:
         """Let go of the connections."""
         await self._client.aclose()
+
+    def reporter(self, identity: EdgeIdentity) -> ControlReporter:
+        """How this edge reports its presence."""
+        return ControlReporter(self._client, identity)
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -215,6 +219,35 @@ class Follower:
                 raise self._unknown()
             case status:
                 raise UnavailableError("the control plane does not give the feed", detail=f"status {status}")
+
+
+class ControlReporter:
+    """Presence's way to the control plane, on the follower's connections."""
+
+    def __init__(self, client: httpx2.AsyncClient, identity: EdgeIdentity) -> None:
+        self._client = client
+        self._headers = _bearer(identity.credential)
+
+    async def report(self, report: PresenceReport) -> PresenceAnswer:
+        """As `presence.Reporter` says."""
+        response = await self._ask("POST", "/penstock/v1/edge/presence", report.model_dump(mode="json"))
+        try:
+            return PresenceAnswer.model_validate_json(response.content)
+        except ValidationError as exc:
+            raise UnavailableError("the control plane's answer to a report cannot be read") from exc
+
+    async def withdraw(self, incarnation: str) -> None:
+        """As `presence.Reporter` says."""
+        await self._ask("DELETE", f"/penstock/v1/edge/presence/{incarnation}", None)
+
+    async def _ask(self, method: str, path: str, body: object) -> httpx2.Response:
+        try:
+            response = await self._client.request(method, path, json=body, headers=self._headers)
+        except httpx2.HTTPError as exc:
+            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
+        if response.status_code not in {200, 204}:
+            raise UnavailableError("the control plane took no report", detail=f"status {response.status_code}")
+        return response
 
 
 async def _read_body(response: httpx2.Response) -> bytes:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from http.client import SWITCHING_PROTOCOLS
+from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 from penstock.edge.admission import Admission, admit_caller
-from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, stream_request
+from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, refusal_of, stream_request
+from penstock.edge.asking import Asked, by_caller, by_edge, by_worker, edge_serial, presented
 from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
 from penstock.edge.routing import choose
-from penstock.errors import IdentityError, TunnelError, TunnelErrorCode
+from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net import relay
 from penstock.net.closing import close_gently
 from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
-from penstock.protocol.metadata import REPLICA
-from penstock.tls.names import CallerIdentity, caller_identity
+from penstock.protocol.metadata import EDGE, REPLICA
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from cryptography import x509
     from structlog.typing import FilteringBoundLogger
 
     from penstock.edge.config import EdgeLimits
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
+    from penstock.edge.peers import Peers
     from penstock.edge.sessions import AgentSession, Sessions
     from penstock.net.link.stream import Headers
     from penstock.net.relay import RelayResult
     from penstock.net.tasks import Tasks
+    from penstock.tls.names import CallerIdentity
+
+    _Who: TypeAlias = Callable[[UpgradeRequest], Awaitable[Asked]]
 
 _RETRY_AFTER: Final = 1  # seconds: an agent's link is back within about that
 
@@ -47,8 +55,13 @@ class Ingress:
         metrics: EdgeMetrics,
         tasks: Tasks,
         log: FilteringBoundLogger,
+        peers: Peers,
+        callers_ca: Callable[[], Sequence[x509.Certificate]],
     ) -> None:
         self._feed = feed
+        self._peers = peers
+        self._callers_ca = callers_ca
+        """The CAs of callers that others pass on; of those that dial, the handshake verified it."""
         self._sessions = sessions
         self._limits = limits
         self._metrics = metrics
@@ -61,9 +74,16 @@ class Ingress:
         feed.listen(self._cut_revoked)
 
     def accept(self) -> asyncio.Protocol:
-        """The protocol of one caller's connection."""
+        """The protocol of one connection on the callers' port."""
+        return self._listener(self._asked_over_tls)
+
+    def accept_worker(self) -> asyncio.Protocol:
+        """The protocol of one connection on the socket for this edge's other workers."""
+        return self._listener(self._asked_by_worker)
+
+    def _listener(self, who: _Who) -> UpgradeListener:
         return UpgradeListener(
-            self._requested,
+            lambda request: self._requested(request, who),
             on_refused=self._count,
             head_limit=self._limits.head_bytes,
             head_timeout=self._limits.head_seconds,
@@ -90,26 +110,32 @@ class Ingress:
 
     # --- one caller -------------------------------------------------------------------------------------------------
 
-    def _requested(self, request: UpgradeRequest) -> None:
+    def _requested(self, request: UpgradeRequest, who: _Who) -> None:
         if self.waiting + len(self._live) >= self._limits.callers:
             self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER))
             return
         if self._stopping:
             self._refuse(request, _unavailable("this edge is stopping"))
             return
-        task = self._tasks.spawn(self._serve(request), "caller")
+        task = self._tasks.spawn(self._serve(request, who), "caller")
         request.on_gone = lambda: _cancel(task)
 
-    async def _serve(self, request: UpgradeRequest) -> None:
+    async def _serve(self, request: UpgradeRequest, who: _Who) -> None:
         self.waiting += 1
         self._metrics.callers.set(self.waiting)
         try:
-            admission = await self._admit(request)
-            session, stream, answer = await self._open(admission, request)
+            asked = await who(request)
+            admission = await self._admit(asked.identity, request.host)
+            try:
+                session, stream, answer = await self._open(admission, request)
+            except _NoLinkError:
+                await self._pass_on(asked, admission, request)
+                return
             if answer.is_upgrade:
-                self._join(admission, request, session, stream, answer)
+                headers = [*answer.headers, (REPLICA, session.connector_id.encode())]
+                self._join(admission, request, stream, headers, "accepted")
             else:
-                await self._pass_on(request, session, stream, answer)
+                await self._relay_refusal(request, session, stream, answer)
         except TunnelError as exc:
             self._refuse(request, exc)
         finally:
@@ -117,8 +143,18 @@ class Ingress:
             self._metrics.callers.set(self.waiting)
             request.on_gone = None
 
-    async def _admit(self, request: UpgradeRequest) -> Admission:
-        identity = _identity(request)
+    async def _asked_over_tls(self, request: UpgradeRequest) -> Asked:
+        der = presented(request)
+        serial = edge_serial(der)
+        if serial is None:
+            return by_caller(der)
+        await self._feed.wait_until(lambda directory: serial in directory.edges, self._limits.feed_wait_seconds)
+        return by_edge(request, serial, self._feed.directory, self._callers_ca())
+
+    async def _asked_by_worker(self, request: UpgradeRequest) -> Asked:
+        return by_worker(request, self._callers_ca())
+
+    async def _admit(self, identity: CallerIdentity, host: str) -> Admission:
         feed = self._feed
         await feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
         if feed.is_stale:
@@ -127,7 +163,7 @@ class Ingress:
                 "this edge has had no word from its control plane for too long",
                 retry_after=_RETRY_AFTER,
             )
-        return admit_caller(feed.directory, identity, request.host, datetime.now(UTC))
+        return admit_caller(feed.directory, identity, host, datetime.now(UTC))
 
     async def _open(self, admission: Admission, request: UpgradeRequest) -> tuple[AgentSession, LinkStream, Answer]:
         """A stream on the best link; on the next best while links refuse it or are lost before they answered.
@@ -154,15 +190,38 @@ class Ingress:
                 raise _unavailable("the agent did not answer in time") from exc
         if self._sessions.budget.is_spent:
             raise TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER)
-        raise _unavailable("no agent of this tunnel takes streams now", detail=f"links tried: {len(tried)}")
+        raise _NoLinkError(len(tried))
+
+    async def _pass_on(self, asked: Asked, admission: Admission, request: UpgradeRequest) -> None:
+        """To another worker or edge that holds the tunnel. Raises TunnelError when none takes it."""
+        tunnel_id = UUID(admission.tunnel.wire_id)
+        passed = await self._peers.open(request, asked, tunnel_id, self._feed.directory)
+        if passed is None:
+            raise _NoLinkError(0)
+        answer = passed.response
+        if answer.status == SWITCHING_PROTOCOLS:
+            headers = answer.headers if answer.header(EDGE) else [*answer.headers, (EDGE, passed.by.encode())]
+            self._join(admission, request, passed.transport, headers, "passed_on", first=answer.rest)
+            return
+        self._metrics.opened.labels("refused_behind").inc()
+        request.on_gone = None
+        request.transport.write(refusal_of(answer.status, answer.headers, answer.body))
+        close_gently(request.transport)
 
     def _join(
-        self, admission: Admission, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer
+        self,
+        admission: Admission,
+        request: UpgradeRequest,
+        stream: asyncio.Transport,
+        headers: Headers,
+        outcome: str,
+        *,
+        first: bytes = b"",
     ) -> None:
-        early = request.accept([*answer.headers, (REPLICA, session.connector_id.encode())])
+        early = request.accept(headers)
         live = _Live(admission, request.transport, stream)
         self._live.add(live)
-        self._metrics.opened.labels("accepted").inc()
+        self._metrics.opened.labels(outcome).inc()
         self._metrics.streams.set(len(self._live))
 
         def done(result: RelayResult) -> None:
@@ -171,9 +230,9 @@ class Ingress:
             self._metrics.relayed.labels("to_agent").inc(result.a_to_b)
             self._metrics.relayed.labels("to_caller").inc(result.b_to_a)
 
-        relay.join(request.transport, stream, to_b=early, on_done=done)
+        relay.join(request.transport, stream, to_a=first, to_b=early, on_done=done)
 
-    async def _pass_on(self, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer) -> None:
+    async def _relay_refusal(self, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer) -> None:
         """The agent's or the proxy's own refusal, with as much of its text as fits a page."""
         pipe = ByteStream.over(stream)
         body = b""
@@ -209,12 +268,24 @@ class Ingress:
                 live.cut()
 
 
+class _NoLinkError(TunnelError):
+    """No link here takes the stream; another process may have one that does."""
+
+    def __init__(self, tried: int) -> None:
+        super().__init__(
+            TunnelErrorCode.AGENT_UNAVAILABLE,
+            "no agent of this tunnel takes streams now",
+            detail=f"links tried: {tried}",
+            retry_after=_RETRY_AFTER,
+        )
+
+
 class _Live:
     """One stream being relayed."""
 
     __slots__ = ("admission", "caller", "stream")
 
-    def __init__(self, admission: Admission, caller: asyncio.Transport, stream: LinkStream) -> None:
+    def __init__(self, admission: Admission, caller: asyncio.Transport, stream: asyncio.Transport) -> None:
         self.admission = admission
         self.caller = caller
         self.stream = stream
@@ -234,18 +305,6 @@ def _read_answer(stream: LinkStream, head: Headers) -> Answer:
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-
-
-def _identity(request: UpgradeRequest) -> CallerIdentity:
-    der: bytes | None = request.transport.get_extra_info("peercert_der")
-    try:
-        if der is None:
-            raise IdentityError("there is no client certificate")
-        return caller_identity(der)
-    except IdentityError as exc:
-        raise TunnelError(
-            TunnelErrorCode.CALLER_FORBIDDEN, "this caller's certificate is not accepted", detail=exc.public
-        ) from exc
 
 
 def _unavailable(public: str, *, detail: str | None = None) -> TunnelError:

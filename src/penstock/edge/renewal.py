@@ -15,8 +15,9 @@ from penstock.tls.certs import KeyPair
 from penstock.tls.names import edge_server_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from cryptography import x509
     from structlog.typing import FilteringBoundLogger
 
     from penstock.edge.follow import Follower
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _RENEW_LEFT: Final = 1 / 3
 """Of its life left when it is renewed: of 90 days, 30 are there for an outage of control and for somebody to notice."""
+_FOLLOW_SECONDS: Final = 60.0  # both certificates hold for weeks
 _LOOK_SECONDS: Final = 3600.0  # the wall clock may jump: a laptop sleeps, a machine is suspended
 
 
@@ -33,8 +35,7 @@ class Presented:
     """What new connections are shown. Built anew when the certificate or the CAs of callers change."""
 
     def __init__(self, identity: EdgeIdentity) -> None:
-        self.identity = identity
-        self._agents, self._callers = _contexts(identity)
+        self.use(identity)
 
     def agents(self) -> TLSContext:
         """For the agents' port."""
@@ -44,10 +45,23 @@ class Presented:
         """For the callers' port."""
         return self._callers
 
+    def peer(self) -> TLSContext:
+        """For dialling other edges."""
+        return self._peer
+
     def use(self, identity: EdgeIdentity) -> None:
-        """From the next connection on. ConfigError, and nothing changes, where it cannot be used."""
-        self._agents, self._callers = _contexts(identity)
-        self.identity = identity
+        """From the next connection on. ConfigError or IdentityError, and nothing changes, where it cannot be used."""
+        pair = KeyPair(identity.certificate_pem, identity.key_pem)
+        caller_cas = certs.load_bundle(identity.caller_ca_pem)
+        # Edges dial the callers' port too, with certificates of their own CA; what they may do there is the ingress's matter.
+        callers = contexts.edge_callers(pair, [identity.caller_ca_pem, identity.edge_ca_pem])
+        self._agents, self._callers, self._peer = (
+            contexts.edge_agents(pair),
+            callers,
+            contexts.edge_peer(pair, identity.edge_ca_pem),
+        )
+        self.identity: EdgeIdentity = identity
+        self.caller_cas: Sequence[x509.Certificate] = caller_cas
 
 
 class Renewal:
@@ -96,6 +110,18 @@ class Renewal:
                 )
                 await asyncio.sleep(wait)
 
+    async def follow(self) -> None:
+        """Take over what another worker of this edge renewed, for ever."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            try:
+                stored = await asyncio.to_thread(self._state.load_identity)
+                if stored is not None and stored.certificate_pem != self._presented.identity.certificate_pem:
+                    self._presented.use(replace(stored, caller_ca_pem=self._presented.identity.caller_ca_pem))
+                    self._show_expiry()
+            except PenstockError as exc:
+                self._log.error("edge certificate not taken over", reason=exc.public, detail=exc.detail, hint=exc.hint)
+
     async def _renew(self) -> None:
         key = certs.make_ec_key()
         answer = await self._follower.renewed(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
@@ -124,8 +150,3 @@ class Renewal:
 
     def _show_expiry(self) -> None:
         self._metrics.certificate_expiry.set(self._expires().timestamp())
-
-
-def _contexts(identity: EdgeIdentity) -> tuple[TLSContext, TLSContext]:
-    pair = KeyPair(identity.certificate_pem, identity.key_pem)
-    return contexts.edge_agents(pair), contexts.edge_callers(pair, [identity.caller_ca_pem])

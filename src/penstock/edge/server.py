@@ -11,11 +11,13 @@ from penstock.edge.feed import Feed
 from penstock.edge.follow import Follower
 from penstock.edge.ingress import Ingress
 from penstock.edge.metrics import EdgeMetrics
+from penstock.edge.peers import Peers
+from penstock.edge.presence import Presence
 from penstock.edge.renewal import Presented, Renewal
 from penstock.edge.sessions import Sessions
 from penstock.edge.state import EdgeIdentity, EdgeState
 from penstock.errors import PenstockError
-from penstock.net.listen import Listener, listen_tls
+from penstock.net.listen import Listener, listen_tls, listen_unix
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
@@ -23,9 +25,13 @@ from penstock.telemetry.metrics import metrics_page, new_registry
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from cryptography.x509 import Certificate
 
     from penstock.edge.config import EdgeConfig
+    from penstock.edge.presence import Reporter
+    from penstock.tls.contexts import TLSContext
 
 
 class Edge:
@@ -44,7 +50,18 @@ class Edge:
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )
+        self._presence = Presence(self.sessions.reports, self._log)
+        self.sessions.on_change = self._presence.change
+        self._peers = Peers(
+            config.name,
+            context=self._peer_context,
+            holders=self._presence.holders,
+            siblings=config.sibling_sockets,
+            open_seconds=config.limits.open_seconds,
+        )
         self.ingress = Ingress(
+            peers=self._peers,
+            callers_ca=self._trusted_callers,
             feed=self.feed,
             sessions=self.sessions,
             limits=config.limits,
@@ -54,6 +71,9 @@ class Edge:
         )
         pages = {"/healthz": healthz, "/readyz": readyz(self.why_not_ready), "/metrics": metrics_page(registry)}
         self._admin = AdminServer(config.admin_addr, pages) if config.admin_addr is not None else None
+        self._reporter: Reporter | None = None
+        self._presented: Presented | None = None
+        self._workers: Listener | None = None
         self._callers: Listener | None = None
         self._agents: Listener | None = None
 
@@ -102,17 +122,21 @@ class Edge:
         )
         await self._follower.catch_up(identity)
         self._tasks.spawn(self._follower.follow(identity), "feed")
-        presented = Presented(identity)
+        presented = self._presented = Presented(identity)
         self.feed.listen(lambda _, new: self._callers_ca(presented, new.caller_ca_pem))
         self._callers_ca(presented, self.feed.directory.caller_ca_pem)
         renewal = Renewal(presented, self._follower, self._state, name=config.name, metrics=self.metrics, log=self._log)
-        self._tasks.spawn(renewal.keep(), "renewal")
+        # One of several workers renews, the others take over what it wrote.
+        self._tasks.spawn(renewal.follow() if config.worker else renewal.keep(), "renewal")
         limits = config.limits
+        if config.worker_socket is not None:
+            self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)
         self._agents = await listen_tls(
             config.agents_addr.host,
             config.agents_addr.port,
             self.sessions.accept,
             context=presented.agents,
+            is_shared=config.is_worker,
             handshake_timeout=limits.registration_seconds,
             on_failed=self._handshake_failed,
             has_room=self.sessions.has_room,
@@ -122,26 +146,39 @@ class Edge:
             config.callers_addr.port,
             self.ingress.accept,
             context=presented.callers,
+            is_shared=config.is_worker,
             handshake_timeout=limits.head_seconds,
             on_failed=self._handshake_failed,
         )
+        self._reporter = self._follower.reporter(identity)
+        self._tasks.spawn(self._presence.keep(self._reporter), "presence")
         if self._admin is not None:
             await self._admin.start()
         self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
 
     async def stop(self) -> None:
         """Accept nothing new, let streams finish, close."""
-        for listener in (self._callers, self._agents):
+        for listener in (self._callers, self._agents, self._workers):
             if listener is not None:
                 listener.close()
         self.ingress.stop()
+        self._presence.drain()
         await self.sessions.drain(self._config.limits.stop_seconds)
         self.ingress.cut_all()
         await self._tasks.aclose()
+        if self._reporter is not None:
+            await self._presence.leave(self._reporter)
+            self._reporter = None
         await self._follower.aclose()
         if self._admin is not None:
             await self._admin.stop()
-        self._callers = self._agents = None
+        self._callers = self._agents = self._workers = None
+
+    def _peer_context(self) -> TLSContext | None:
+        return None if self._presented is None else self._presented.peer()
+
+    def _trusted_callers(self) -> Sequence[Certificate]:
+        return () if self._presented is None else self._presented.caller_cas
 
     def _callers_ca(self, presented: Presented, pem: str) -> None:
         """An organization came or went: its caller CA is asked for from the next connection on."""

@@ -16,9 +16,10 @@ from penstock.protocol import metadata
 from penstock.protocol.http2 import Role, Settings, WindowBudget
 from penstock.protocol.notice import FEATURE, Notice
 from penstock.protocol.registration import Aborted, Register, RegistrationServer, Unregister, UpdateLocalConfiguration
+from penstock.schema.edges import LinkReport
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from structlog.typing import FilteringBoundLogger
 
@@ -41,6 +42,7 @@ _NO_NEWS: Final = Notice()
 _NOTICE_SECONDS: Final = 5.0  # an agent answers a notice at once
 _REFUSED_SECONDS: Final = 2.0
 _GOODBYE: Final = 3.0  # seconds: TLS gives a peer two to end after us
+_VERSION: Final = 200  # characters kept of what an agent says it is
 _READ: Final = 16 * 1024  # registration messages are a few hundred bytes each
 
 
@@ -61,6 +63,8 @@ class Sessions:
         self._stopping = False
         self._open: set[AgentSession] = set()
         self._registered: dict[UUID, set[AgentSession]] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the registered links are others than before."""
         feed.listen(self._changed)
 
     def has_room(self) -> bool:
@@ -79,6 +83,10 @@ class Sessions:
     def links_of(self, tunnel_id: UUID) -> Iterable[AgentSession]:
         """The registered links of a tunnel."""
         return self._registered.get(tunnel_id, ())
+
+    def reports(self) -> Iterable[LinkReport]:
+        """The registered links as the control plane is told of them."""
+        return [session.report() for links in self._registered.values() for session in links]
 
     @property
     def registered(self) -> int:
@@ -135,6 +143,7 @@ class Sessions:
         """It carries this tunnel's streams from now on."""
         self._registered.setdefault(tunnel_id, set()).add(session)
         self.metrics.links.set(self.registered)
+        self.on_change()
 
     def closed(self, session: AgentSession) -> None:
         """It is gone."""
@@ -149,6 +158,7 @@ class Sessions:
             links.discard(session)
             if not links:
                 del self._registered[tunnel_id]
+            self.on_change()
         self.metrics.links.set(self.registered)
 
     def _changed(self, old: Directory, new: Directory) -> None:
@@ -179,6 +189,9 @@ class AgentSession:
             budget=sessions.budget,
         )
         self.connector_id = ""
+        self._id = str(uuid4())
+        self._version = ""
+        self._since = datetime.now(UTC)
         self.tunnel_id: UUID | None = None
         self.control: LinkStream | None = None
         self._takes_notices = False
@@ -197,6 +210,16 @@ class AgentSession:
     def is_open(self) -> bool:
         """Whether a stream may be opened."""
         return self.link.is_open
+
+    def report(self) -> LinkReport:
+        """What the control plane is told of it."""
+        return LinkReport(
+            id=self._id,
+            wire_id=str(self.tunnel_id),
+            connector_id=self.connector_id,
+            version=self._version,
+            since=self._since,
+        )
 
     # --- notices ----------------------------------------------------------------------------------------------------
 
@@ -305,6 +328,8 @@ class AgentSession:
             return False
         self.connector_id = str(UUID(bytes=request.client_id))
         self.tunnel_id = UUID(decision.wire_id)
+        self._version = request.version[:_VERSION]
+        self._since = datetime.now(UTC)
         rpc.accept(request, location=sessions.name, tunnel_uuid=uuid4().bytes)
         sessions.registered_as(self, self.tunnel_id)
         sessions.metrics.registrations.labels("accepted").inc()

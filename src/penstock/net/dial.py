@@ -13,6 +13,7 @@ from penstock.net.transports import Parked, bound_reads, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from penstock.tls.contexts import TLSContext
 
@@ -43,6 +44,16 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
             hint=f"check that something listens on {place}",
         ) from exc
     bound_reads(transport)
+    return transport
+
+
+async def dial_unix(path: Path, *, timeout: float = TIMEOUT) -> asyncio.Transport:
+    """As `dial_tcp`, to a Unix socket. Raises UnavailableError."""
+    try:
+        async with asyncio.timeout(timeout):
+            transport, _ = await asyncio.get_running_loop().create_unix_connection(Parked, str(path))
+    except OSError as exc:  # TimeoutError among them
+        raise UnavailableError("nothing answers on the socket", detail=f"{path}: {exc.strerror or 'timed out'}") from exc
     return transport
 
 

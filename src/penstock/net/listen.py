@@ -13,6 +13,7 @@ from penstock.net.transports import bound_reads
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
+    from pathlib import Path
 
     from penstock.tls.contexts import TLSContext
 
@@ -27,7 +28,7 @@ class Listener:
 
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server
-        self._addresses = tuple((str(name[0]), int(name[1])) for name in (s.getsockname() for s in server.sockets))
+        self._addresses = tuple(_place(s.getsockname()) for s in server.sockets)
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
@@ -44,17 +45,38 @@ class Listener:
         self._server.close()
 
 
+async def listen_unix(path: Path, protocol_factory: Callable[[], asyncio.BaseProtocol]) -> Listener:
+    """Accept on a Unix socket that only this user can open; one that a dead process left behind is taken over.
+
+    Raises ConfigError where it cannot be bound.
+    """
+    try:
+        _make_room(path)
+        server = await asyncio.get_running_loop().create_unix_server(protocol_factory, str(path), backlog=BACKLOG)
+    except OSError as exc:  # a path over 107 bytes is one, too
+        reason = exc.strerror or str(exc)
+        raise ConfigError(f"cannot listen on {path}: {reason}", hint="check the folder; a socket's path has 107 bytes") from exc
+    return Listener(server)
+
+
 async def listen_tcp(
-    host: str, port: int, protocol_factory: Callable[[], asyncio.BaseProtocol], *, backlog: int = BACKLOG
+    host: str,
+    port: int,
+    protocol_factory: Callable[[], asyncio.BaseProtocol],
+    *,
+    backlog: int = BACKLOG,
+    is_shared: bool = False,
 ) -> Listener:
     """Accept on `host` ("" is every address) and `port` (0 is any free one).
+
+    `is_shared`: other processes of this user may listen there too, and the kernel deals connections out.
 
     Raises ConfigError, with a hint, where the address cannot be bound.
     """
     loop = asyncio.get_running_loop()
     place = f"{host}:{port}"
     try:
-        server = await loop.create_server(protocol_factory, host or None, port, backlog=backlog)
+        server = await loop.create_server(protocol_factory, host or None, port, backlog=backlog, reuse_port=is_shared or None)
     except OSError as exc:
         match exc.errno:
             case errno.EADDRINUSE:
@@ -76,6 +98,7 @@ async def listen_tls(
     *,
     context: ContextSource,
     backlog: int = BACKLOG,
+    is_shared: bool = False,
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     check_peer: Callable[[ssl.SSLObject], None] | None = None,
     on_failed: Callable[[Exception, asyncio.Transport], None] | None = None,
@@ -95,7 +118,17 @@ async def listen_tls(
             protocol_factory, context() if callable(context) else context, handshake_timeout, check_peer, on_failed
         )
 
-    return await listen_tcp(host, port, accept, backlog=backlog)
+    return await listen_tcp(host, port, accept, backlog=backlog, is_shared=is_shared)
+
+
+def _make_room(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)  # the folder is what keeps others out: a socket's own mode is set too late
+    path.unlink(missing_ok=True)
+
+
+def _place(name: str | bytes | tuple[str, int]) -> tuple[str, int]:
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else (str(name), 0)
 
 
 class _Accepting(asyncio.Protocol):

@@ -39,6 +39,15 @@ REPLICA: Final = b"penstock-replica"
 ERROR: Final = b"penstock-error"
 """Ours: the `TunnelErrorCode` of a refusal."""
 
+HOP: Final = b"penstock-hop"
+"""Ours, between edges: a stream that was passed on already, and by whom; the next two are its values."""
+HOP_EDGE: Final = b"edge"
+HOP_WORKER: Final = b"worker"
+CALLER: Final = b"penstock-caller"
+"""Ours, beside it: the caller's certificate, DER in base64."""
+EDGE: Final = b"penstock-edge"
+"""Ours, on an upgrade's response: the edge that holds the tunnel, for a caller to dial next time."""
+
 MAX_SERIALISED: Final = 512 * 1024
 """Bytes of serialised headers accepted: a head of 60 KB of cookies is seen in practice, a third is base64's."""
 MAX_HEADERS: Final = 1024

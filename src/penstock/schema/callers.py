@@ -39,6 +39,8 @@ class EdgeAddress(_Wire):
     host: str
     port: int
     server_name: str
+    rank: int = 0
+    """What to try first: 0 holds a link of the tunnel, 1 lives and passes streams on, 2 was not heard of lately or drains."""
 
 
 class Resolution(_Wire):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Wire(BaseModel):
@@ -89,6 +89,17 @@ class CallerRecord(_Wire):
     expires_at: datetime
 
 
+class EdgeRecord(_Wire):
+    """One enrolled edge as the others know it: where to pass a caller's stream, and whose certificate to accept for one."""
+
+    name: str
+    serials: tuple[str, ...]
+    """Of its certificate, and of the one before it."""
+    host: str
+    port: int
+    server_name: str
+
+
 class Snapshot(_Wire):
     """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>`: all of it, or 204 when nothing is newer.
 
@@ -98,12 +109,43 @@ class Snapshot(_Wire):
     version: int
     tunnels: tuple[TunnelRecord, ...]
     callers: tuple[CallerRecord, ...]
+    edges: tuple[EdgeRecord, ...] = ()
+    """All edges; one that is not here is refused as a peer."""
     agent_edges: tuple[str, ...] = ()
     """`host:port` of every edge for agents: edges tell the agents that hold links."""
     edge_ca_pem: str = ""
     """The CAs that edges' certificates come from, one or two: for agents too."""
     caller_ca_pem: str = ""
     """The caller CAs of all organizations there are now; empty says nothing, and the edge keeps those it has."""
+
+
+class LinkReport(_Wire):
+    """One registered link of an agent."""
+
+    id: str = Field(max_length=36)
+    wire_id: str = Field(max_length=36)
+    connector_id: str = Field(max_length=36)
+    version: str = Field(max_length=200)
+    since: datetime
+
+
+class PresenceReport(_Wire):
+    """`POST /penstock/v1/edge/presence`, every few seconds and at each change."""
+
+    incarnation: str = Field(max_length=36)
+    """A UUID of this process's life."""
+    is_draining: bool = False
+    links: tuple[LinkReport, ...] | None = None
+    """All of them; null where nothing changed since the last report."""
+
+
+class PresenceAnswer(_Wire):
+    """What the other edges hold."""
+
+    is_known: bool
+    """False: the lease had run out; report all links again."""
+    holders: dict[str, tuple[str, ...]]
+    """Names of the other edges that hold a link of a tunnel, by its wire id."""
 
 
 class EdgeInfo(_Wire):

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -156,9 +156,18 @@ def make_ca(
 
 
 def issue_server(
-    authority: Authority, public_key: PublicKey, *, names: Iterable[str], validity: Validity, serial: int
+    authority: Authority,
+    public_key: PublicKey,
+    *,
+    names: Iterable[str],
+    validity: Validity,
+    serial: int,
+    is_client_too: bool = False,
 ) -> x509.Certificate:
-    """A server certificate for DNS names (wildcards too) and IP addresses; the first name is its common name."""
+    """A server certificate for DNS names (wildcards too) and IP addresses; the first name is its common name.
+
+    `is_client_too`: it proves its holder to other servers as well, as an edge does to the other edges.
+    """
     listed = list(dict.fromkeys(names))
     if not listed:
         msg = "a server certificate needs a name"
@@ -168,7 +177,7 @@ def issue_server(
         public_key,
         name=listed[0],
         alternatives=[_general_name(name) for name in listed],
-        usage=ExtendedKeyUsageOID.SERVER_AUTH,
+        usages=[ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if is_client_too else [])],
         validity=validity,
         serial=serial,
     )
@@ -183,7 +192,7 @@ def issue_client(
         public_key,
         name=name,
         alternatives=[x509.UniformResourceIdentifier(uri)],
-        usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+        usages=[ExtendedKeyUsageOID.CLIENT_AUTH],
         validity=validity,
         serial=serial,
     )
@@ -226,6 +235,18 @@ def belong_together(certificate_pem: str, key_pem: Secret) -> bool:
         return load_certificate(certificate_pem).public_key() == load_key(key_pem).public_key()
     except (ConfigError, IdentityError):
         return False
+
+
+def is_issued_by(certificate: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
+    """Whether one of these CAs signed it itself. That its time is now is another question."""
+    for authority in authorities:
+        if certificate.issuer == authority.subject:
+            try:
+                certificate.verify_directly_issued_by(authority)
+            except (ValueError, TypeError, InvalidSignature):
+                continue
+            return True
+    return False
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
@@ -282,7 +303,7 @@ def _issue(
     *,
     name: str,
     alternatives: list[x509.GeneralName],
-    usage: x509.ObjectIdentifier,
+    usages: list[x509.ObjectIdentifier],
     validity: Validity,
     serial: int,
 ) -> x509.Certificate:
@@ -290,7 +311,7 @@ def _issue(
         _builder(name, authority.certificate.subject, public_key, validity, serial)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign=True, ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(_authority_key_identifier(authority), critical=False)

@@ -124,6 +124,11 @@ def edge_callers(identity: KeyPair, caller_cas: Iterable[str | bytes]) -> TLSCon
     return context
 
 
+def edge_peer(identity: KeyPair, edge_ca: str | bytes) -> TLSContext:
+    """An edge's side towards another edge's port for callers."""
+    return caller_outer(edge_ca, identity)
+
+
 def edge_agents(identity: KeyPair) -> TLSContext:
     """An edge's port for agents: the stock agent speaks TLS 1.2 or 1.3, offers no ALPN and proves itself later by RPC."""
     return _server(ssl.TLSVersion.TLSv1_2, identity, tickets=0)

@@ -68,6 +68,20 @@ def edge_server_name(name: str) -> str:
     return f"{name}.{EDGE_DOMAIN}"
 
 
+def edge_label(certificate_der: bytes) -> str | None:
+    """The name of the edge this certificate is of; None when it is not an edge's."""
+    certificate = certs.load_certificate(certificate_der)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+        return None
+    for name in names.get_values_for_type(x509.DNSName):
+        label, _, domain = name.partition(".")
+        if domain == EDGE_DOMAIN and is_edge_name(label):
+            return label
+    return None
+
+
 def is_edge_name(name: str) -> bool:
     """Whether `name` can be an edge's name: one lower-case DNS label."""
     return _LABEL.fullmatch(name) is not None

@@ -10,10 +10,17 @@ from fastapi import APIRouter, Query, Response
 
 from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, CoreOf, FeedOf
 from penstock.control.errors import ApiError
-from penstock.control.service import callers, edge_certificates, edges, tunnels
+from penstock.control.service import callers, edge_certificates, edges, presence, tunnels
 from penstock.protocol.hosts import normalize_host
 from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
-from penstock.schema.edges import EdgeCertificate, EdgeCertificateRequest, EdgeEnrolment, EdgeEnrolmentRequest
+from penstock.schema.edges import (
+    EdgeCertificate,
+    EdgeCertificateRequest,
+    EdgeEnrolment,
+    EdgeEnrolmentRequest,
+    PresenceAnswer,
+    PresenceReport,
+)
 
 router: Final = APIRouter(prefix="/penstock/v1")
 
@@ -52,6 +59,18 @@ async def enrol(core: CoreOf, token: Bearer, body: EdgeEnrolmentRequest) -> Edge
 async def edge_certificate(core: CoreOf, edge: ByEdge, body: EdgeCertificateRequest) -> EdgeCertificate:
     """An edge's next certificate."""
     return await edge_certificates.renew(core, edge, body.csr_pem)
+
+
+@router.post("/edge/presence")
+async def report_presence(core: CoreOf, edge: ByEdge, body: PresenceReport) -> PresenceAnswer:
+    """Renew this edge's lease, take over its links, learn what the others hold."""
+    return await presence.report(core, edge, body)
+
+
+@router.delete("/edge/presence/{incarnation}", status_code=204)
+async def withdraw_presence(core: CoreOf, edge: ByEdge, incarnation: str) -> None:
+    """End the lease of an edge's process that stops."""
+    await presence.withdraw(core, edge, incarnation)
 
 
 @router.get("/edge/snapshot")

@@ -11,6 +11,7 @@ from penstock.config.types import HostPort
 from penstock.control.errors import ApiError
 from penstock.control.service import audit, roots
 from penstock.control.storage import tables
+from penstock.control.storage.database import advance_feed
 from penstock.errors import IdentityError
 from penstock.protocol.metadata import EDGE_SERVER_NAME, PROBE_SERVER_NAME
 from penstock.schema.edges import EdgeCertificate
@@ -43,6 +44,7 @@ async def issue(
         names=[server_name, EDGE_SERVER_NAME, PROBE_SERVER_NAME, *hosts],
         validity=certs.Validity.lasting(core.now(), timedelta(seconds=core.config.edge_certificate_lifetime)),
         serial=core.new_serial(),
+        is_client_too=True,  # to other edges, when it passes a caller's stream on
     )
 
 
@@ -51,14 +53,16 @@ async def renew(core: Core, edge: Edge, csr_pem: str) -> EdgeCertificate:
     key = requested_key(csr_pem)
     t = tables.edges
     async with core.database.write() as connection:
-        query = select(t.c.name, t.c.server_name, t.c.caller_host, t.c.agent_address).where(t.c.id == edge.id)
+        query = select(t.c.serial, t.c.name, t.c.server_name, t.c.caller_host, t.c.agent_address).where(t.c.id == edge.id)
         row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise ApiError("authentication_error", "invalid edge credential", hint="the edge has to enrol again")
         hosts = (row.caller_host, HostPort.parse(row.agent_address).host)
         certificate = await issue(core, connection, key, server_name=row.server_name, hosts=hosts)
         serial = certs.serial_hex(certificate)
-        await connection.execute(update(t).where(t.c.id == edge.id).values(serial=serial))
+        # The one before goes on being this edge's: it shows it until this answer arrives, and its other workers for a minute.
+        await connection.execute(update(t).where(t.c.id == edge.id).values(serial=serial, previous_serial=row.serial))
+        await advance_feed(connection)
         renewed = {"edge_id": edge.id, "name": row.name, "serial": serial}
         await audit.record(core, connection, edge, "edge_certificate_renewed", renewed)
         return EdgeCertificate(

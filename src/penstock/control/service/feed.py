@@ -18,7 +18,7 @@ from penstock.control.service import liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
-from penstock.schema.edges import CallerRecord, RetiringVerifier, Snapshot, TunnelRecord
+from penstock.schema.edges import CallerRecord, EdgeRecord, RetiringVerifier, Snapshot, TunnelRecord
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,6 +73,7 @@ class Feed:
                     version=version,
                     tunnels=await _tunnels(connection, self._core.now()),
                     callers=await _callers(self._core, connection),
+                    edges=await _edges(connection),
                     agent_edges=await _agent_edges(connection),
                     edge_ca_pem=await roots.edge_ca_pem(connection),
                     caller_ca_pem=await roots.all_caller_cas_pem(connection),
@@ -81,6 +82,19 @@ class Feed:
                 signature = (await roots.feed_key(self._core, connection)).sign(body)
                 self._latest = SignedSnapshot(version, body, base64.b64encode(signature).decode())
             return self._latest
+
+
+async def _edges(connection: AsyncConnection) -> tuple[EdgeRecord, ...]:
+    e = tables.edges
+    rows = await connection.execute(
+        select(e.c.name, e.c.serial, e.c.previous_serial, e.c.caller_host, e.c.caller_port, e.c.server_name).order_by(e.c.name)
+    )
+    return tuple(
+        EdgeRecord(
+            name=name, serials=(serial, *([previous] if previous else [])), host=host, port=port, server_name=server_name
+        )
+        for name, serial, previous, host, port, server_name in rows
+    )
 
 
 async def _agent_edges(connection: AsyncConnection) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from sqlalchemy import and_, func, insert, or_, select, update
 
 from penstock import ids
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, roots
+from penstock.control.service import audit, presence, roots
 from penstock.control.service.pages import Page, cut, position
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed, lock_organization
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LABEL: Final = 8  # as published: 36^8 names, and no two tunnels ever share one
 _SECRET: Final = 32
+_UNHEARD: Final = 2  # the rank of an edge without a live lease
 
 _t = tables.tunnels
 _described = select(_t, tables.workspaces.c.is_default).join(tables.workspaces, tables.workspaces.c.id == _t.c.workspace_id)
@@ -213,12 +214,16 @@ async def resolve(core: Core, key: Principal, host: str) -> Resolution:
             select(c.c.pem).where(c.c.tunnel_id == row["id"], c.c.archived_at.is_(None)).order_by(c.c.created_at.desc())
         )
         e = tables.edges
-        edges = await connection.execute(select(e.c.caller_host, e.c.caller_port, e.c.server_name).order_by(e.c.name))
+        edges = await connection.execute(select(e.c.id, e.c.caller_host, e.c.caller_port, e.c.server_name).order_by(e.c.name))
+        ranks = await presence.ranks(connection, row["wire_id"], core.now())
         return Resolution(
             tunnel_id=row["id"],
             domain=row["domain"],
             trust_anchors=tuple(anchors.scalars()),
-            edges=tuple(EdgeAddress(host=at, port=port, server_name=name) for at, port, name in edges),
+            edges=tuple(
+                EdgeAddress(host=at, port=port, server_name=name, rank=ranks.get(edge_id, _UNHEARD))
+                for edge_id, at, port, name in edges
+            ),
             edge_ca_pem=await roots.edge_ca_pem(connection),
         )
 

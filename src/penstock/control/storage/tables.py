@@ -176,6 +176,7 @@ edges = Table(
     Column("caller_port", Integer, nullable=False),
     Column("agent_address", String(270), nullable=False),
     Column("serial", String(64), nullable=False),
+    Column("previous_serial", String(64)),
     Column("enrolled_at", UtcDateTime, nullable=False),
 )
 

@@ -1,0 +1,119 @@
+"""Passing a caller's stream on to where its tunnel's link is: another worker of this edge, or another edge.
+
+The request travels as it came, with two headers more: the caller's certificate and a mark of the hop. The target decides anew
+from its own directory, as if the caller had dialled it. A stream is passed between edges once, and between workers once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from penstock.errors import PenstockError, TunnelErrorCode, UnavailableError
+from penstock.net.dial import dial_tls, dial_unix
+from penstock.net.upgrade import request_upgrade
+from penstock.protocol.metadata import CALLER, ERROR, HOP, HOP_EDGE, HOP_WORKER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from penstock.edge.asking import Asked
+    from penstock.edge.directory import Directory
+    from penstock.net.upgrade import UpgradeRequest, UpgradeResponse
+    from penstock.schema.edges import EdgeRecord
+    from penstock.tls.contexts import TLSContext
+
+_SHUN: Final = 3.0  # seconds an edge that did not answer is left alone: a lease may outlive its edge by ten
+_DIAL_SECONDS: Final = 2.0  # edges of one platform are near each other, and the caller waits
+_TRY_ANOTHER: Final = {TunnelErrorCode.AGENT_UNAVAILABLE.value.encode(), TunnelErrorCode.RATE_LIMITED.value.encode()}
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """A stream that another took or refused; its transport is open and paused after a 101. `by`: the edge's name."""
+
+    transport: asyncio.Transport
+    response: UpgradeResponse
+    by: str
+
+
+class Peers:
+    """The other edges, and the other workers of this one."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        context: Callable[[], TLSContext | None],
+        holders: Callable[[UUID], Sequence[str]],
+        siblings: Callable[[], Sequence[Path]],
+        open_seconds: float,
+    ) -> None:
+        self._name = name
+        self._holders = holders
+        self._siblings = siblings
+        self._open_seconds = open_seconds
+        self._context = context
+        self._shunned: dict[str, float] = {}
+
+    async def open(self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory) -> PassedOn | None:
+        """The answer of the first that has the tunnel; None when nobody does."""
+        hop, caller = asked.hop, asked.certificate
+        if hop != HOP_WORKER:
+            for path in self._siblings():
+                if (answer := await self._ask_worker(path, request, caller)) is not None:
+                    return answer
+        if hop is None:
+            for edge in self._edges(tunnel_id, directory):
+                if (answer := await self._ask_edge(edge, request, caller)) is not None:
+                    return answer
+        return None
+
+    def _edges(self, tunnel_id: UUID, directory: Directory) -> list[EdgeRecord]:
+        now = asyncio.get_running_loop().time()
+        self._shunned = {name: until for name, until in self._shunned.items() if until > now}
+        names = set(self._holders(tunnel_id)) - {self._name} - self._shunned.keys()
+        found = list({edge.name: edge for edge in directory.edges.values() if edge.name in names}.values())
+        random.shuffle(found)  # spreads load, keeps no secret
+        return found
+
+    async def _ask_worker(self, path: Path, request: UpgradeRequest, caller: bytes) -> PassedOn | None:
+        try:
+            transport = await dial_unix(path, timeout=_DIAL_SECONDS)
+        except UnavailableError:
+            return None
+        return await self._ask(transport, request, caller, HOP_WORKER, self._name)
+
+    async def _ask_edge(self, edge: EdgeRecord, request: UpgradeRequest, caller: bytes) -> PassedOn | None:
+        context = self._context()
+        if context is None:
+            return None
+        try:
+            transport = await dial_tls(
+                edge.host, edge.port, context=context, server_hostname=edge.server_name, timeout=_DIAL_SECONDS
+            )
+        except (PenstockError, ssl.SSLError):
+            self._shunned[edge.name] = asyncio.get_running_loop().time() + _SHUN
+            return None
+        return await self._ask(transport, request, caller, HOP_EDGE, edge.name)
+
+    async def _ask(
+        self, transport: asyncio.Transport, request: UpgradeRequest, caller: bytes, hop: bytes, by: str
+    ) -> PassedOn | None:
+        headers = [(name, value) for name, value in request.headers if name not in {HOP, CALLER}]
+        headers += [(HOP, hop), (CALLER, base64.b64encode(caller))]
+        try:
+            response = await request_upgrade(
+                transport, host=request.host, path=request.path, headers=headers, timeout=self._open_seconds
+            )
+        except (PenstockError, TimeoutError, OSError):
+            return None
+        if response.status != 101 and response.header(ERROR) in _TRY_ANOTHER:
+            return None
+        return PassedOn(transport, response, by)

@@ -1,0 +1,95 @@
+"""Tells the control plane which links this edge holds, and learns which edges hold the others.
+
+A report every few seconds renews the lease; a change is told at once, and only changes carry the links. Control away: what was
+learned last goes on being the hint it always was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final, Protocol
+from uuid import UUID, uuid4
+
+from penstock.errors import PenstockError
+from penstock.schema.edges import LinkReport, PresenceAnswer, PresenceReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from structlog.typing import FilteringBoundLogger
+
+_EVERY: Final = 3.0  # seconds; the lease is 10
+_GATHER: Final = 0.05  # an agent's links come and go together: one report for them
+_GOODBYE: Final = 2.0  # a stop does not wait longer for a control plane that is away
+
+
+class Reporter(Protocol):
+    """How a report gets to the control plane. Raises PenstockError."""
+
+    async def report(self, report: PresenceReport) -> PresenceAnswer:
+        """The answer."""
+        ...
+
+    async def withdraw(self, incarnation: str) -> None:
+        """Say that this incarnation is no more."""
+        ...
+
+
+class Presence:
+    """One edge process's presence."""
+
+    def __init__(self, links: Callable[[], Iterable[LinkReport]], log: FilteringBoundLogger) -> None:
+        self.incarnation = str(uuid4())
+        self._links = links
+        self._log = log
+        self._changed = asyncio.Event()
+        self._is_draining = False
+        self._said: tuple[LinkReport, ...] | None = None
+        self._holders: Mapping[UUID, tuple[str, ...]] = {}
+
+    def holders(self, tunnel_id: UUID) -> tuple[str, ...]:
+        """Names of the other edges that were last heard to hold this tunnel."""
+        return self._holders.get(tunnel_id, ())
+
+    def change(self) -> None:
+        """The links are others than before."""
+        self._changed.set()
+
+    def drain(self) -> None:
+        """Nobody is to be sent here any more."""
+        self._is_draining = True
+        self._changed.set()
+
+    async def keep(self, reporter: Reporter) -> None:
+        """Report for ever."""
+        heard = True
+        while True:
+            try:
+                await self._report(reporter)
+                heard = True
+            except PenstockError as exc:
+                if heard:  # the feed's follower says the rest, and often enough
+                    self._log.warning("presence not reported", reason=exc.public, detail=exc.detail)
+                heard = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY):  # not `wait_for`: before 3.12 that loses a cancellation
+                    await self._changed.wait()
+                await asyncio.sleep(_GATHER)
+
+    async def leave(self, reporter: Reporter) -> None:
+        """Take the lease back, if control answers soon."""
+        with contextlib.suppress(TimeoutError, PenstockError):
+            async with asyncio.timeout(_GOODBYE):
+                await reporter.withdraw(self.incarnation)
+
+    async def _report(self, reporter: Reporter) -> None:
+        self._changed.clear()
+        links = tuple(self._links())
+        news = links if links != self._said else None
+        self._said = None  # until the answer is here, nothing is known to be told
+        answer = await reporter.report(PresenceReport(incarnation=self.incarnation, is_draining=self._is_draining, links=news))
+        self._said = links if answer.is_known else None
+        if not answer.is_known:
+            self._changed.set()
+        self._holders = {UUID(wire_id): names for wire_id, names in answer.holders.items()}
