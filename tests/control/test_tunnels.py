@@ -13,6 +13,7 @@ from tests.support.store import database
 
 from penstock.control.auth.scopes import DEVELOPER, MANAGE_TUNNELS
 from penstock.control.service.bootstrap import create_api_key, create_workspace
+from penstock.control.service.tunnels import UNHEARD
 from penstock.protocol.token import parse_token
 
 if TYPE_CHECKING:
@@ -183,7 +184,8 @@ async def test_resolving_tells_where_and_whom_to_trust(api: Api) -> None:
         assert found["tunnel_id"] == tunnel["id"]
         assert found["domain"] == tunnel["domain"]
         assert [anchor.strip() for anchor in found["trust_anchors"]] == [_PEM.strip()]
-        assert found["edges"] == [{"host": "::1", "port": 8443, "server_name": "edge-1.edge.penstock.internal"}]
+        [edge] = found["edges"]
+        assert edge == {"host": "::1", "port": 8443, "server_name": "edge-1.edge.penstock.internal", "rank": UNHEARD}
         assert "BEGIN CERTIFICATE" in found["edge_ca_pem"]
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _LABEL: Final = 8  # as published: 36^8 names, and no two tunnels ever share one
 _SECRET: Final = 32
-_UNHEARD: Final = 2  # the rank of an edge without a live lease
+UNHEARD: Final = 2  # the rank of an edge without a live lease
 
 _t = tables.tunnels
 _described = select(_t, tables.workspaces.c.is_default).join(tables.workspaces, tables.workspaces.c.id == _t.c.workspace_id)
@@ -221,7 +221,7 @@ async def resolve(core: Core, key: Principal, host: str) -> Resolution:
             domain=row["domain"],
             trust_anchors=tuple(anchors.scalars()),
             edges=tuple(
-                EdgeAddress(host=at, port=port, server_name=name, rank=ranks.get(edge_id, _UNHEARD))
+                EdgeAddress(host=at, port=port, server_name=name, rank=ranks.get(edge_id, UNHEARD))
                 for edge_id, at, port, name in edges
             ),
             edge_ca_pem=await roots.edge_ca_pem(connection),
