@@ -6,6 +6,8 @@ ARGS ?=
 DIST := dist
 TEST_VENV := .venv-test$(if $(PYTHON),-$(notdir $(PYTHON)))
 VERSIONS := 3.11 3.12 3.13
+# A file's tests stay in one process: they share its fixtures.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
@@ -18,7 +20,7 @@ up: venv  ## a real tool call through a real tunnel, then stay up; ARGS="--once"
 	@.venv/bin/penstock up $(ARGS)
 
 test: venv-test  ## install what tests need and run them on the built wheel; ARGS="-k name" passes flags
-	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+	$(TEST_VENV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all:  ## the tests on every supported Python that is installed
 	@for version in $(VERSIONS); do \
