@@ -8,10 +8,13 @@ TEST_VENV := .venv-test$(if $(PYTHON),-$(notdir $(PYTHON)))
 VERSIONS := 3.11 3.12 3.13
 # A file's tests stay in one process: they share its fixtures.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+IMAGE := penstock:$(VERSION)
+IMAGE_ARGS ?=
 SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check lint types imports fmt bench fuzz e2e reference requirements clean venv venv-test
+.PHONY: help up test test-all check lint types imports fmt bench fuzz e2e image reference requirements clean venv venv-test
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -53,14 +56,21 @@ fuzz: venv-test  ## look for inputs that break parsers, a minute each; ARGS="--s
 bench: venv-test  ## measure the chain; writes docs/performance.md
 	$(TEST_VENV)/bin/python -m bench $(ARGS)
 
+image:  ## the image of every role, and the list of what is inside in dist/ (needs Docker with BuildKit)
+	docker build --file deploy/image/Dockerfile --build-arg VERSION=$(VERSION) --tag $(IMAGE) $(IMAGE_ARGS) .
+	docker build --file deploy/image/Dockerfile --target sbom --output $(DIST) $(IMAGE_ARGS) .
+
 reference: venv-test  ## write docs/configuration.md anew from the settings' models
 	$(TEST_VENV)/bin/python -m tools.configuration_page
 
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml
+
 requirements:  ## compile the hashed constraints anew (needs uv)
-	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
-	  --extra up --group build -o requirements/up.txt
-	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml \
-	  --extra up --extra postgresql --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
+	$(COMPILE) --extra up --group build -o requirements/up.txt
+	$(COMPILE) --extra up --extra postgresql --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
+	$(COMPILE) --extra up --extra postgresql -c requirements/test.txt -o requirements/image.txt
+	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --group pyproject.toml:image \
+	  -o requirements/build.txt
 
 clean:  ## remove what was built and installed here
 	rm -rf .venv .venv-test* .venv-node $(DIST) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

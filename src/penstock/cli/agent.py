@@ -113,7 +113,7 @@ def agent(
     except ModuleNotFoundError as exc:
         missing_extra("agent", exc)
     flags: dict[str, Any] = {
-        **_token_flags(os.environ, token_file),
+        **token_flags(os.environ, token_file),
         "url": url,
         "edge": ",".join(edge) if edge else None,
         "cacert": cacert,
@@ -136,7 +136,7 @@ def token(
     from penstock.config.load import load  # noqa: PLC0415
     from penstock.tls.certs import certificate_to_pem, fingerprint, load_certificate  # noqa: PLC0415
 
-    read = read_token(load(AgentConfig, role="agent", flags=_token_flags(os.environ, token_file)))
+    read = read_token(load(AgentConfig, role="agent", flags=token_flags(os.environ, token_file)))
     authorities = [load_certificate(der) for der in read.cas]
     if ca:
         if not authorities:
@@ -153,7 +153,7 @@ def token(
     say(json.dumps(members, indent=2))
 
 
-def _token_flags(environment: Mapping[str, str], token_file: Path | None) -> dict[str, Any]:
+def token_flags(environment: Mapping[str, str], token_file: Path | None) -> dict[str, Any]:
     """The variable wins over the file, as with cloudflared."""
     given = environment.get("TUNNEL_TOKEN")
     return {"token": given or None, "token_file": None if given else token_file}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from penstock import __version__
-from penstock.cli import agent, call, login, roles, setup, up
+from penstock.cli import agent, call, health, login, roles, setup, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INTERRUPTED: Final = 130  # what shells make of SIGINT
 
@@ -51,12 +54,14 @@ agent.add_to(app)
 call.add_to(app)
 login.add_to(app)
 setup.add_to(app)
+health.add_to(app)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: expected failures become one line and a hint, and nothing becomes a traceback unasked."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=agent.accept_cloudflared(roles.accept_go_flags(sys.argv[1:])), prog_name="penstock")
+        app(args=agent.accept_cloudflared(roles.accept_go_flags(given)), prog_name="penstock")
     except PenstockError as exc:
         sys.exit(report(exc))
     except (KeyboardInterrupt, asyncio.CancelledError):

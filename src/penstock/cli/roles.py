@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from penstock.cli.run import Role
     from penstock.config.load import RoleConfig
 
-_PROXY_CONFIG: Final = Path("/etc/mcp-gateway/config.yaml")  # the published image's place
+PROXY_CONFIG: Final = Path("/etc/mcp-gateway/config.yaml")  # the published image's place
 _GO_FLAGS: Final = {
     f"-{name}": f"--{name}" for name in ("config", "tunnel-domain", "check-config", "no-watch-config", "log-level")
 }
@@ -97,7 +97,7 @@ def _proxy(
     from penstock.proxy.reload import Source  # noqa: PLC0415
     from penstock.telemetry.log import configure  # noqa: PLC0415
 
-    file = config or _PROXY_CONFIG
+    file = config or PROXY_CONFIG
 
     def read() -> ProxyConfig:
         flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}

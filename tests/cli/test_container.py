@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from penstock.cli.container import command
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ([], ["proxy"]),
+        (["-config", "/etc/mcp-proxy/config.yaml"], ["proxy", "-config", "/etc/mcp-proxy/config.yaml"]),
+        (["-tunnel-domain=a.example.com"], ["proxy", "-tunnel-domain=a.example.com"]),
+        (["tunnel", "--no-autoupdate", "run"], ["tunnel", "--no-autoupdate", "run"]),
+        (["edge", "--config", "edge.yaml"], ["edge", "--config", "edge.yaml"]),
+    ],
+)
+def test_a_containers_command_line_means_what_the_published_images_do(given: list[str], meant: list[str]) -> None:
+    assert command(given) == meant
