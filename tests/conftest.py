@@ -1,8 +1,16 @@
-"""Shared fixtures: the event loop async tests run on."""
+"""Shared fixtures: the event loop async tests run on, and how failures are logged."""
 
 from __future__ import annotations
 
 import pytest
+import structlog
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_tracebacks() -> None:
+    """Where structlog is not configured it draws tracebacks with every local variable: a second each."""
+    printed = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, printed])
 
 
 @pytest.fixture

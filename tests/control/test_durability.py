@@ -12,7 +12,7 @@ import pytest
 from tests.support import postgresql
 from tests.support.command import standing
 from tests.support.control import PUBLISHED, make_config
-from tests.support.store import database, run_sql
+from tests.support.store import Store, database, run_sql
 
 from penstock.control.server import Control
 from penstock.control.service import audit_log
@@ -56,15 +56,16 @@ async def acknowledged_until(died: Callable[[], Any], url: str, initial: Initial
     return made
 
 
-async def test_a_killed_control_plane_loses_nothing_it_acknowledged(tmp_path: Path, database: dict[str, Any]) -> None:
-    config = make_config(tmp_path / "control", limits={"tunnels_per_organization": LIMIT}, **database)
+async def test_a_killed_control_plane_loses_nothing_it_acknowledged(tmp_path: Path, database: Store) -> None:
+    where = database.empty()
+    config = make_config(tmp_path / "control", limits={"tunnels_per_organization": LIMIT}, **where)
     initial = await initialize(config)
     settings = {
         "data_dir": str(config.data_dir),
         "listen_addr": "127.0.0.1:0",
         "admin_addr": None,
         "limits": {"tunnels_per_organization": LIMIT},
-        **database,
+        **where,
     }
     (tmp_path / "control.yaml").write_text(json.dumps(settings))
     with standing("control", "--config", "control.yaml", folder=tmp_path) as process:

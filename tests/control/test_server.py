@@ -176,6 +176,7 @@ async def test_a_request_whose_client_has_left_still_ends_by_itself() -> None:
 async def test_plain_http_on_the_tls_port_gets_nowhere(start_api: Callable[..., Any], tmp_path: Path) -> None:
     pair = ca.server(ca.ca(), "localhost")
     (tmp_path / "pair.pem").write_text(f"{pair.certificate_pem}{pair.key_pem.reveal()}")
-    api: Api = await start_api(tls={"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")})
+    files = {"cert_file": str(tmp_path / "pair.pem"), "key_file": str(tmp_path / "pair.pem")}
+    api: Api = await start_api(tls=files, shutdown_timeout=0.1)
     with pytest.raises((httpx2.HTTPError, ssl.SSLError)):
         await api.http.get(f"http://127.0.0.1:{api.control.address.port}/healthz")

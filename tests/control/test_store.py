@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support import ca
 from tests.support.control import make_config
-from tests.support.store import database, run_sql
+from tests.support.store import Store, database, run_sql
 
 from penstock.control.errors import ApiError
 from penstock.control.server import Control
@@ -135,15 +135,15 @@ async def test_a_newer_schema_is_refused_and_left_alone(api: Api) -> None:
     assert run_sql(api.config, "SELECT version_num FROM alembic_version") == [["9999"]]
 
 
-async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path, database: dict[str, Any]) -> None:
-    config = make_config(tmp_path, **database)
+async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path, database: Store) -> None:
+    config = make_config(tmp_path, **database.empty())
     run_sql(config, "CREATE TABLE diary (entry text)")
     with pytest.raises(ConfigError, match="not a Penstock database"):
         await initialize(config)
 
 
-async def test_initializing_at_once_from_many_sides_makes_one(tmp_path: Path, database: dict[str, Any]) -> None:
-    config = make_config(tmp_path / "control", **database)
+async def test_initializing_at_once_from_many_sides_makes_one(tmp_path: Path, database: Store) -> None:
+    config = make_config(tmp_path / "control", **database.empty())
     results = await asyncio.gather(*(initialize(config) for _ in range(6)), return_exceptions=True)
     assert len([result for result in results if not isinstance(result, BaseException)]) == 1
     assert all(isinstance(result, ConfigError) for result in results if isinstance(result, BaseException))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from alembic import command
@@ -11,7 +11,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.support.control import make_config
-from tests.support.store import database, run_sql
+from tests.support.store import Store, database, run_sql
 
 from penstock.control.service.bootstrap import backend_of
 from penstock.control.storage import identities
@@ -46,11 +46,11 @@ FIRST = (
 
 
 @pytest.fixture
-def at(tmp_path: Path, database: dict[str, Any]) -> Callable[[str], ControlConfig]:
+def at(tmp_path: Path, database: Store) -> Callable[[str], ControlConfig]:
     """Makes a store of a version, the first version's rows in it."""
 
     def make(version: str) -> ControlConfig:
-        config = make_config(tmp_path, **database)
+        config = make_config(tmp_path, **database.empty())
 
         def steps(connection: Connection) -> None:
             SCRIPTS.attributes["connection"] = connection

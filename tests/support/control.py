@@ -10,9 +10,8 @@ import httpx2
 import pytest
 from sqlalchemy import select
 from tests.support import ca
+from tests.support.store import STORES, Store, make_config
 
-from penstock.config.load import validate
-from penstock.control.config import ControlConfig
 from penstock.control.server import Control
 from penstock.control.service.bootstrap import Initial, initialize, open_core
 from penstock.control.storage import tables
@@ -22,14 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
     from pathlib import Path
 
+    from penstock.control.config import ControlConfig
     from penstock.secret import Secret
 
+__all__ = ["PUBLISHED", "Api", "api", "database", "make_config", "start_api"]
+
 PUBLISHED = {"anthropic-version": "2023-06-01", "anthropic-beta": "mcp-tunnels-2026-06-22"}
-
-
-def make_config(folder: Path, **settings: Any) -> ControlConfig:
-    values = {"data_dir": folder, "listen_addr": "127.0.0.1:0", "admin_addr": None, "shutdown_timeout": 2, **settings}
-    return validate(ControlConfig, values, source="test")
 
 
 @dataclass
@@ -95,25 +92,32 @@ class _RightKey(httpx2.Auth):
 
 
 @pytest.fixture
-def database() -> dict[str, Any]:
-    """Settings of the store; a module that is true of both databases imports `tests.support.store.database` in its place."""
-    return {}
+def database() -> Store:
+    """The store; a module that is true of both databases imports `tests.support.store.database` in its place."""
+    return STORES["sqlite"]
 
 
 @pytest.fixture
-async def start_api(tmp_path: Path, database: dict[str, Any]) -> AsyncIterator[Callable[..., Any]]:
+async def start_api(tmp_path: Path, database: Store) -> AsyncIterator[Callable[..., Any]]:
     """Starts control planes; all of them are stopped in the end."""
     started: list[Api] = []
 
     async def start(folder: str = "control", **settings: Any) -> Api:
-        config = make_config(tmp_path / folder, **{**database, **settings})
-        initial = await initialize(config)
+        if started:  # the second of a test is somebody else's
+            config = make_config(tmp_path / folder, **database.empty(), **settings)
+            initial = await initialize(config)
+        else:
+            config, initial = await database.initialized(tmp_path / folder, settings)
         control = Control(config)
         await control.start()
-        keys = _RightKey(initial)
-        api = Api(
-            config, control, initial, httpx2.AsyncClient(base_url=control.url, headers=PUBLISHED, auth=keys, trust_env=False)
+        http = httpx2.AsyncClient(
+            base_url=control.url,
+            headers=PUBLISHED,
+            auth=_RightKey(initial),
+            trust_env=False,
+            verify=False,  # reading the system's CAs takes 50 ms, and this is loopback without TLS
         )
+        api = Api(config, control, initial, http)
         started.append(api)
         return api
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,10 +68,11 @@ class PostgreSQL:
         self._process.send_signal(number)
         self._process.wait(30)
 
-    def database(self, template: str = "template1") -> str:
-        """The URL of a new database."""
+    def database(self, template: str | None = None) -> str:
+        """The URL of a new database: an empty one, or a copy of the one at a URL, which nobody may be connected to."""
         name = f"test_{next(self._numbers)}"
-        self._run("createdb", "-h", str(self.folder), "-U", "penstock", "-T", template, name)
+        source = urlsplit(template).path.removeprefix("/") if template is not None else "template1"
+        self._run("createdb", "-h", str(self.folder), "-U", "penstock", "-T", source, name)
         return f"postgresql://penstock@/{name}?host={self.folder}"
 
     def dump(self, url: str, file: Path) -> None:
