@@ -44,6 +44,11 @@ class Edition(Enum):
         self.path = path
         self.beta = beta
 
+    @property
+    def creates(self) -> bool:
+        """Whether tunnels are made by the API; at launch the console alone made them."""
+        return self is Edition.CURRENT
+
 
 class ControlClient:
     """Speaks to one control plane with one credential. Close it with `aclose`, or use it as a context.
@@ -63,6 +68,7 @@ class ControlClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._credential = credential
+        self.edition: Final = edition
         self._tunnels = edition.path
         self._published = {"anthropic-version": "2023-06-01", "anthropic-beta": edition.beta}
         self._headers = {"authorization": f"Bearer {api_key.reveal()}"}

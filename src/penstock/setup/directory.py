@@ -22,6 +22,7 @@ _LOOK_EVERY: Final = 0.1
 _ENTRIES: Final = sorted({
     value for name, value in vars(material).items() if name.isupper() and isinstance(value, str)
 })  # fmt: skip
+_UNFINISHED: Final = tuple(f".{name}-" for name in _ENTRIES)  # how `config.files` names what it is still writing
 
 
 class Directory:
@@ -42,9 +43,18 @@ class Directory:
     async def exclusively(self) -> AsyncGenerator[None]:
         """As `Output`; a lock that ends with its process, so that a killed run leaves none behind."""
         private_folder(self.folder, hint="choose a directory you can write with --output, or give this one to its user")
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self.folder / _LOCK
         try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"open {lock}: {(exc.strerror or str(exc)).lower()}", hint="run as the user who owns it, or remove it"
+            ) from exc
+        try:
+            if (owner := _owner(self.folder)) is not None:
+                os.fchown(descriptor, *owner)  # root made it once; the directory's own user comes after
             await _lock(descriptor, self.folder)
+            self._sweep()
             yield
         finally:
             os.close(descriptor)
@@ -60,12 +70,19 @@ class Directory:
             file = self.folder / name
             if text is None:
                 file.unlink(missing_ok=True)
+                _sync(self.folder)
                 continue
             mode = 0o644 if name in material.PUBLIC else 0o600
             with contextlib.suppress(FileNotFoundError):
                 mode |= file.stat().st_mode & 0o044  # the published manual flow opens the key to the proxy's user
             write_file(file, text, mode=mode, owner=_owner(file))
-        _sync(self.folder)
+            _sync(self.folder)  # after each: the order holds through a power cut
+
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing: it may be half a private key."""
+        for left in self.folder.glob(".*-*"):
+            if left.name.startswith(_UNFINISHED) and left.is_file():
+                left.unlink(missing_ok=True)
 
 
 def _owner(file: Path) -> tuple[int, int] | None:

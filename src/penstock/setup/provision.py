@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.client.control import ControlClient, NotFoundError
 from penstock.errors import CertificateError, ConfigError, IdentityError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CERTIFICATE_LIFE: Final = timedelta(hours=2160)
 _RENEW_WITHIN: Final = 3
 """A server certificate with less than a third of its life left is renewed by the way."""
+_GIVE_A_TUNNEL: Final = "create one in the console and give its id with --tunnel-id (or TUNNEL_ID)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,16 @@ class Provisioned:
     domain: str
 
 
+class _Rotating(NamedTuple):
+    """The note of a rotation under way; empty when there is none."""
+
+    old_token_id: str
+    version: str
+
+
 async def provision(output: Output, platform: ControlClient, wanted: Wanted, progress: Progress) -> Provisioned | None:
     """Make or complete `output`; None from a dry run that would still have to make the tunnel."""
-    async with output.exclusively():
+    async with contextlib.nullcontext() if progress.is_dry else output.exclusively():
         return await _Provisioning(output, platform, wanted, progress, await output.load()).run()
 
 
@@ -100,6 +109,7 @@ class _Provisioning:
             return None
         if self.entries.get(material.DOMAIN, "").strip() == tunnel.domain and self.entries.get(material.TUNNEL_ID):
             self.progress.kept(f"tunnel {tunnel.id}, {tunnel.domain}")
+            await self._tidy(material.CREATING)
         elif not self.progress.would(f"write the tunnel's id and domain: {tunnel.id}, {tunnel.domain}"):
             await self._store(
                 {material.DOMAIN: tunnel.domain + "\n", material.TUNNEL_ID: tunnel.id + "\n", material.CREATING: None}
@@ -130,6 +140,8 @@ class _Provisioning:
                 if tunnel.display_name == name:
                     self.progress.kept(f"tunnel {tunnel.id} was made by a run that did not finish")
                     return tunnel
+        if not self.platform.edition.creates:
+            raise ConfigError("the launch edition of the Tunnels API creates no tunnels", hint=_GIVE_A_TUNNEL)
         if self.progress.would("create a tunnel"):
             return None
         if not name:
@@ -141,7 +153,7 @@ class _Provisioning:
             raise ConfigError(
                 "this platform does not let setup create tunnels",
                 detail=exc.detail,
-                hint="create one in the console and give its id with --tunnel-id (or TUNNEL_ID)",
+                hint=_GIVE_A_TUNNEL,
             ) from exc
 
     # --- certificates -----------------------------------------------------------------------------------------------
@@ -213,6 +225,8 @@ class _Provisioning:
 
     async def _token(self, tunnel: Tunnel) -> None:
         version, stored = self.wanted.token_version, self.entries.get(material.TOKEN_VERSION, "").strip()
+        if self._rotating().version == stored:
+            await self._tidy(material.ROTATING)  # that rotation was finished, only its note was left
         if material.TOKEN in self.entries and (version is None or version == stored):
             self.progress.kept("the agent's token")
             return
@@ -227,12 +241,21 @@ class _Provisioning:
     async def _rotate(self, tunnel: Tunnel, version: str) -> None:
         """Rotating twice would strand agents that took the first new token: the note says which token was the old one."""
         current = await self.platform.reveal_token(tunnel.id)
-        noted = self.entries.get(material.ROTATING, "").strip()
-        if not noted:
-            await self._store({material.ROTATING: current.id})
-        if not noted or noted == current.id:
+        old = self._rotating().old_token_id
+        if not old:
+            await self._store({material.ROTATING: f"{current.id} {version}"})
+        if old in {"", current.id}:
             current = await self.platform.rotate_token(tunnel.id, f"setup: token version {version}")
         await self._store({material.TOKEN: current.value.reveal(), material.TOKEN_VERSION: version, material.ROTATING: None})
+
+    def _rotating(self) -> _Rotating:
+        old_token_id, _, version = self.entries.get(material.ROTATING, "").partition(" ")
+        return _Rotating(old_token_id, version.strip())
+
+    async def _tidy(self, note: str) -> None:
+        """Remove a note whose work is done: a run was killed between the two."""
+        if note in self.entries and not self.progress.is_dry:
+            await self._store({note: None})
 
     # --- what a self-hosted platform tells besides --------------------------------------------------------------------
 
@@ -243,7 +266,7 @@ class _Provisioning:
             changes[material.PLATFORM_CA] = self.wanted.platform_ca
         token = self.entries.get(material.TOKEN)
         edges = parse_token(token) if token else None
-        if edges is not None and edges.cas:
+        if edges is not None and edges.edges and edges.cas:
             changes[material.EDGE_ADDRESSES] = "".join(f"{edge}\n" for edge in edges.edges)
             changes[material.EDGE_CA] = "".join(certs.certificate_to_pem(certs.load_certificate(der)) for der in edges.cas)
         try:

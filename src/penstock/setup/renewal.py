@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +33,7 @@ async def renew(
     published manual renewal, so that certificate and key never mismatch for a moment; another `key_type` replaces it.
     """
     now = now or datetime.now(UTC)
-    async with output.exclusively():
+    async with contextlib.nullcontext() if progress.is_dry else output.exclusively():
         entries = await output.load()
         authority = keys.stored_authority(entries)
         domain = entries.get(material.DOMAIN, "").strip()

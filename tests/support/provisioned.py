@@ -1,0 +1,66 @@
+"""A directory under a test's control plane, provisioned as often as the test likes. `side` is a fixture: import it by name."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.client.control import ControlClient
+from penstock.setup.directory import Directory
+from penstock.setup.keys import KeyType
+from penstock.setup.progress import Progress
+from penstock.setup.provision import Wanted, provision
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from tests.support.control import Api
+
+FAST = Wanted(key_type=KeyType.ECDSA)
+"""RSA-4096 takes half a second."""
+
+
+@dataclass
+class Side:
+    """A directory and the platform it is provisioned against."""
+
+    api: Api
+    folder: Path
+    told: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def platform(self) -> AsyncGenerator[ControlClient]:
+        async with ControlClient(self.api.control.url, self.api.initial.tunnels_key) as client:
+            yield client
+
+    async def init(self, wanted: Wanted = FAST, *, is_dry: bool = False) -> list[str]:
+        """The changes it made."""
+        progress = Progress(self.told.append, is_dry=is_dry)
+        async with self.platform() as platform:
+            await provision(Directory(self.folder), platform, wanted, progress)
+        return progress.changes
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text().strip()
+
+    def entries(self) -> dict[str, str]:
+        return {file.name: file.read_text() for file in self.folder.iterdir() if not file.name.startswith(".")}
+
+    async def tunnels(self) -> list[dict[str, Any]]:
+        return (await self.api.http.get("/v1/tunnels", params={"limit": 1000})).json()["data"]
+
+    async def certificates(self) -> list[dict[str, Any]]:
+        url = f"/v1/tunnels/{self.read('tunnel-id')}/certificates"
+        return (await self.api.http.get(url, params={"include_archived": True})).json()["data"]
+
+    async def rotations(self) -> int:
+        return len([record for record in await self.api.audit_records() if record["type"] == "tunnel_token_rotated"])
+
+
+@pytest.fixture
+def side(api: Api, tmp_path: Path) -> Side:
+    return Side(api, tmp_path / "data")
