@@ -9,7 +9,7 @@ import pytest
 from tests.support import ca
 from tests.support.control import api, database, start_api
 
-from penstock.client.control import ControlClient
+from penstock.client.control import ControlClient, NotAPlatformError
 from penstock.control.service.bootstrap import create_api_key, revoke_api_key
 from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.protocol.token import parse_token
@@ -159,7 +159,7 @@ async def test_a_platform_that_does_not_answer_is_given_up() -> None:
     ("answer", "kind"),
     [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", UnavailableError),
-        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\n<html>", UnavailableError),
+        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\n<html>", NotAPlatformError),
         (b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n", UnavailableError),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", UnavailableError),
         (b"SSH-2.0-OpenSSH\r\n", UnavailableError),

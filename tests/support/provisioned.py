@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support import ca
 
 from penstock.client.control import ControlClient
+from penstock.setup import keys, material
 from penstock.setup.directory import Directory
 from penstock.setup.keys import KeyType
 from penstock.setup.progress import Progress
 from penstock.setup.provision import Wanted, provision
+from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -59,6 +63,23 @@ class Side:
 
     async def rotations(self) -> int:
         return len([record for record in await self.api.audit_records() if record["type"] == "tunnel_token_rotated"])
+
+
+def write_offline(folder: Path, *, duration: timedelta = timedelta(days=90), ca_life: timedelta = keys.CA_LIFE) -> None:
+    """What `setup init` leaves behind for `ca.DOMAIN`, made without a platform."""
+    now = datetime.now(UTC)
+    authority = certs.make_ca("offline CA", certs.make_ec_key(), certs.Validity.lasting(now, ca_life), serial=ca.serial())
+    key = certs.make_ec_key()
+    entries = {
+        material.DOMAIN: f"{ca.DOMAIN}\n",
+        material.CA_CERTIFICATE: authority.certificate_pem,
+        material.CA_KEY: authority.key_pem.reveal(),
+        material.KEY: certs.key_to_pem(key).reveal(),
+        material.CERTIFICATE: keys.server_certificate(authority, key, ca.DOMAIN, duration, now),
+    }
+    folder.mkdir()
+    for name, text in entries.items():
+        (folder / name).write_text(text)
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli.output import EXIT_FAILED, data, talk
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, IdentityError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from datetime import datetime
 
-    from penstock.setup.check import Finding
     from penstock.setup.keys import KeyType
     from penstock.setup.output import Output
     from penstock.setup.progress import Progress
@@ -30,7 +29,8 @@ _HELP = """Provision a private side: CA, server certificate, the agent's token.
     penstock setup renew-cert --output=dir:/data --renew-before=720h
     penstock setup check /data
 
-    Exit codes: 0 done or nothing to do, 1 refused or not reachable (run again), 2 a flag, variable or file is wrong.
+    Exit codes: 0 done, or nothing to do; 1 refused or not reachable, or `check` found something; 2 a flag, a variable or a
+    file is wrong.
     """
 
 _CREDENTIAL = """The credential comes from the environment: ANTHROPIC_FEDERATION_RULE_ID, ANTHROPIC_ORGANIZATION_ID,
@@ -79,12 +79,11 @@ def init(
 ) -> None:
     """`setup init`."""
     from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415 - only when asked for
-    from penstock.setup.output import parse_output  # noqa: PLC0415
     from penstock.setup.provision import Wanted, provision  # noqa: PLC0415
 
     if not api_url:
         raise ConfigError("--api-url is required", hint="for example --api-url=https://penstock.example.com, or API_URL")
-    destination = parse_output(output)
+    destination = _output(output)
     credential = find_credential(os.environ)
     progress = _progress(is_dry=dry_run)
     url = api_url
@@ -94,7 +93,7 @@ def init(
         wanted = Wanted(
             tunnel_id=tunnel_id or None,
             token_version=token_version,
-            duration=_duration(cert_duration, "--cert-duration"),
+            duration=_life(cert_duration),
             key_type=_key_type(key_type),
             platform_ca=_read(api_ca_file) if api_ca_file else None,
         )
@@ -117,16 +116,15 @@ def renew_cert(
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """`setup renew-cert`."""
-    from penstock.setup.output import parse_output  # noqa: PLC0415 - only when asked for
     from penstock.setup.renewal import renew  # noqa: PLC0415
 
-    destination = parse_output(output)
+    destination = _output(output)
     progress = _progress(is_dry=dry_run)
     end: datetime = _run(
         renew(
             destination,
             progress,
-            duration=_duration(cert_duration, "--cert-duration"),
+            duration=_life(cert_duration),
             renew_before=_duration(renew_before, "--renew-before"),
             key_type=_key_type(key_type),
         )
@@ -144,7 +142,7 @@ def check(
 ) -> None:
     """`setup check`."""
     from penstock.setup import material  # noqa: PLC0415 - only when asked for
-    from penstock.setup.check import check_files, check_platform  # noqa: PLC0415
+    from penstock.setup.check import Finding, check_files, check_platform  # noqa: PLC0415
     from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415
     from penstock.setup.directory import Directory  # noqa: PLC0415
 
@@ -160,21 +158,36 @@ def check(
                 raise ConfigError("which tunnel?", hint="give --tunnel-id, or write the id to tunnel-id")
             stored = folder / material.PLATFORM_CA
             ca_file = api_ca_file or (stored if stored.exists() else None)
-            async with await open_platform(api_url, find_credential(os.environ), ca_file=ca_file) as platform:
-                findings += await check_platform(entries, platform, known)
+            credential = find_credential(os.environ)
+            try:
+                async with await open_platform(api_url, credential, ca_file=ca_file) as platform:
+                    findings += await check_platform(entries, platform, known)
+            except (IdentityError, UnavailableError) as exc:
+                findings.append(Finding(f"platform {api_url}", exc.public, exc.hint))
         return findings
 
     findings = _run(run())
     if as_json:
-        listed = [{"subject": f.subject, "problem": f.problem, "hint": f.hint if f.problem else None} for f in findings]
+        listed = [
+            {"subject": f.subject, "problem": f.problem, "hint": f.hint if f.problem else None, "note": f.note}
+            for f in findings
+        ]
         data().print_json(json.dumps({"findings": listed}))
     else:
         for finding in findings:
-            data().print(f"{'✗' if finding.problem else '✓'} {finding.subject}", markup=False)
+            note = f": {finding.note}" if finding.note else ""
+            data().print(f"{'✗' if finding.problem else '✓'} {finding.subject}{note}", markup=False)
             if finding.problem:
                 data().print(f"    {finding.problem}\n    hint: {finding.hint}", markup=False)
     if any(finding.problem for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _output(text: str | None) -> Output:
+    from penstock.setup.cluster import Cluster  # noqa: PLC0415 - only when asked for
+    from penstock.setup.output import parse_output  # noqa: PLC0415
+
+    return parse_output(text, Cluster.of_this_pod())
 
 
 def _finish(output: Output, progress: Progress, outcome: dict[str, Any], *, as_json: bool) -> None:
@@ -205,6 +218,13 @@ def _duration(text: str, flag: str) -> timedelta:
         return timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError) as exc:
         raise ConfigError(f"{flag}: {exc}", hint="a Go duration, for example 2160h") from None
+
+
+def _life(text: str) -> timedelta:
+    life = _duration(text, "--cert-duration")
+    if life < timedelta(minutes=1):
+        raise ConfigError(f"--cert-duration: {text} is over before anybody could use it", hint="the published life is 2160h")
+    return life
 
 
 def _key_type(text: str | None) -> KeyType | None:

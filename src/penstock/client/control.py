@@ -238,7 +238,8 @@ class ControlClient:
             envelope = ErrorEnvelope.model_validate_json(response.content)
         except ValidationError:
             # Not ours: a proxy's page, another service, a redirect.
-            return UnavailableError(
+            kind = NotAPlatformError if status == 404 else UnavailableError
+            return kind(
                 f"{self.base_url} answered {status}, and not as a control plane",
                 detail=response.text[:300],
                 hint="check the API URL; something else may answer there",
@@ -278,6 +279,10 @@ class AgentToken:
 
 class NotFoundError(ConfigError):
     """404: a name that this key's workspace does not have."""
+
+
+class NotAPlatformError(UnavailableError):
+    """404, and not in a platform's words: another service, or a platform that knows nothing of what was asked."""
 
 
 def _check(base_url: str, api_key: Secret) -> None:

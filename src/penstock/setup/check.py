@@ -13,18 +13,22 @@ from penstock.setup import material
 from penstock.tls import certs, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cryptography import x509
 
     from penstock.client.control import ControlClient
+    from penstock.schema.tunnels import TunnelCertificate
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. problem: what is wrong with it, None when nothing; hint: what to do."""
+    """One thing looked at. problem: what is wrong with it, None when nothing; hint: what to do; note: what is right with it."""
 
     subject: str
     problem: str | None = None
     hint: str | None = None
+    note: str | None = None
 
 
 def check_files(entries: Mapping[str, str], domain: str, now: datetime | None = None) -> list[Finding]:
@@ -33,7 +37,8 @@ def check_files(entries: Mapping[str, str], domain: str, now: datetime | None = 
     return [
         _guarded("CA certificate (ca.crt)", lambda: _ca(entries, now)),
         _guarded("server certificate (tls.crt, tls.key)", lambda: _server(entries, domain, now)),
-        _guarded("agent's token (tunnel-token)", lambda: _token(entries)),
+        *([_guarded("CA key (ca.key)", lambda: _ca_key(entries))] if material.CA_KEY in entries else []),
+        *([_guarded("agent's token (tunnel-token)", lambda: _token(entries))] if material.TOKEN in entries else []),
     ]
 
 
@@ -51,33 +56,34 @@ async def check_platform(entries: Mapping[str, str], platform: ControlClient, tu
     if domain:
         wrong = f"the platform says {tunnel.domain}, the directory {domain}" if domain != tunnel.domain else None
         found.append(Finding("tunnel domain", wrong, f"write {tunnel.domain} to tunnel-domain, and issue the certificate anew"))
-    ca = entries.get(material.CA_CERTIFICATE)
-    if ca:
-        fingerprint = certs.fingerprint(certs.load_certificate(ca))
-        known = any(certificate.fingerprint == fingerprint for certificate in registered)
-        found.append(
-            Finding(
-                "CA registered",
-                None if known else f"{fingerprint[:16]}… is not among the tunnel's {len(registered)} active CAs",
-                "register ca.crt on the tunnel: until then no caller trusts the proxy",
-            )
-        )
+    if material.CA_CERTIFICATE in entries:
+        found.append(_guarded("CA registered", lambda: _registered(entries, registered)))
     return found
 
 
-def _guarded(subject: str, check: Callable[[], None]) -> Finding:
+def _registered(entries: Mapping[str, str], registered: Sequence[TunnelCertificate]) -> str:
+    fingerprint = certs.fingerprint(certs.load_certificate(entries[material.CA_CERTIFICATE]))
+    for certificate in registered:
+        if certificate.fingerprint == fingerprint:
+            return f"as {certificate.id}"
+    raise ConfigError(
+        f"{fingerprint[:16]}… is not among the tunnel's {len(registered)} active CAs",
+        hint="register ca.crt on the tunnel: until then no caller trusts the proxy",
+    )
+
+
+def _guarded(subject: str, check: Callable[[], str | None]) -> Finding:
     try:
-        check()
+        return Finding(subject, note=check())
     except PenstockError as exc:
-        return Finding(subject, exc.public, exc.hint)
-    return Finding(subject)
+        return Finding(subject, f"{exc.public} ({exc.detail})" if exc.detail else exc.public, exc.hint)
 
 
-def _ca(entries: Mapping[str, str], now: datetime) -> None:
-    rules.check_ca_certificate(_need(entries, material.CA_CERTIFICATE), now)
+def _ca(entries: Mapping[str, str], now: datetime) -> str:
+    return _until(rules.check_ca_certificate(_need(entries, material.CA_CERTIFICATE), now).certificate, now)
 
 
-def _server(entries: Mapping[str, str], domain: str, now: datetime) -> None:
+def _server(entries: Mapping[str, str], domain: str, now: datetime) -> str:
     leaf = certs.load_certificate(_need(entries, material.CERTIFICATE))
     key = certs.load_key(Secret(_need(entries, material.KEY)))
     if leaf.public_key() != key.public_key():
@@ -87,12 +93,22 @@ def _server(entries: Mapping[str, str], domain: str, now: datetime) -> None:
     if not name:
         raise ConfigError("the tunnel's domain is not known", hint="give it with --tunnel-domain, or write it to tunnel-domain")
     rules.check_server_certificate(certs.certificate_to_der(leaf), [anchor], f"any.{name}", now)
+    return _until(leaf, now)
 
 
-def _token(entries: Mapping[str, str]) -> None:
-    text = entries.get(material.TOKEN)
-    if text is not None:  # the manual flow keeps it in the environment
-        parse_token(text)
+def _ca_key(entries: Mapping[str, str]) -> None:
+    if not certs.belong_together(_need(entries, material.CA_CERTIFICATE), Secret(entries[material.CA_KEY])):
+        raise ConfigError("ca.key is not the key of ca.crt", hint="bring back the two files that belong together")
+
+
+def _token(entries: Mapping[str, str]) -> str:
+    said = parse_token(entries[material.TOKEN])
+    return f"it names {len(said.edges)} edges" if said.edges else "it names no edges: the agent has to be told"
+
+
+def _until(certificate: x509.Certificate, now: datetime) -> str:
+    end = certificate.not_valid_after_utc
+    return f"until {end:%Y-%m-%d}, {(end - now).days} days"
 
 
 def _need(entries: Mapping[str, str], name: str) -> str:

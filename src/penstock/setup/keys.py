@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from penstock.errors import PenstockError
+from penstock.errors import CertificateError, ConfigError, PenstockError
 from penstock.secret import Secret
 from penstock.setup import material
 from penstock.tls import certs, rules
@@ -17,6 +17,8 @@ from penstock.tls import certs, rules
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+
+    from penstock.setup.output import Output
 
 CA_LIFE: Final = timedelta(days=5 * 365)
 
@@ -45,6 +47,24 @@ def stored_authority(entries: Mapping[str, str]) -> certs.Authority | None:
     """The CA that is there, whole; None when there is none, or only a half that was never registered."""
     certificate, key = entries.get(material.CA_CERTIFICATE), entries.get(material.CA_KEY)
     return certs.Authority.load(certificate, Secret(key)) if certificate and key else None
+
+
+def check_authority(authority: certs.Authority, output: Output, now: datetime) -> None:
+    """Whether what is signed with it would be believed. Raises CertificateError or ConfigError."""
+    if authority.key.public_key() != authority.certificate.public_key():
+        raise ConfigError(
+            f"ca.key in {output} is not the key of ca.crt",
+            hint="bring back the two files that belong together, or remove both and run `penstock setup init`",
+        )
+    try:
+        rules.check_ca_certificate(authority.certificate_pem, now)
+    except CertificateError as exc:
+        raise CertificateError(
+            exc.rule,
+            f"the CA in {output} is of no use: {exc.public}",
+            detail=exc.detail,
+            hint="replace it with `penstock setup rotate-ca`",
+        ) from exc
 
 
 def stored_key(entries: Mapping[str, str]) -> certs.PrivateKey | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from penstock.errors import ConfigError
-from penstock.setup.cluster import Cluster
 from penstock.setup.directory import Directory
 from penstock.setup.secret import KubernetesSecret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
+
+    from penstock.setup.cluster import Cluster
+
+_PUBLISHED_SECRET: Final = "mcp-gateway"  # noqa: S105 - a Secret's name
 
 
 class Output(Protocol):
@@ -34,22 +37,20 @@ class Output(Protocol):
         ...
 
 
-def parse_output(text: str | None) -> Output:
+def parse_output(text: str | None, pod: Cluster | None) -> Output:
     """An output from `--output`; in a pod the published default is its Secret. Raises ConfigError."""
     if text is None:
-        cluster = Cluster.of_this_pod()
-        if cluster is None:
+        if pod is None:
             raise ConfigError("--output is required outside Kubernetes", hint="for example --output=dir:/data")
-        return KubernetesSecret("mcp-gateway", cluster)
+        return KubernetesSecret(_PUBLISHED_SECRET, pod)
     kind, _, name = text.partition(":")
     if kind == "dir" and name:
         return Directory.of(name)
     if kind == "k8s-secret" and name:
-        cluster = Cluster.of_this_pod()
-        if cluster is None:
+        if pod is None:
             raise ConfigError(
                 f"--output={text} works in a pod only: there is no service account here",
                 hint="outside a pod use --output=dir:PATH",
             )
-        return KubernetesSecret(name, cluster)
+        return KubernetesSecret(name, pod)
     raise ConfigError(f"--output={text} is neither dir:PATH nor k8s-secret:NAME", hint="for example --output=dir:/data")

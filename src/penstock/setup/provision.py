@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from penstock.client.control import ControlClient, NotFoundError
-from penstock.errors import CertificateError, ConfigError, IdentityError
+from penstock.client.control import ControlClient, NotAPlatformError, NotFoundError
+from penstock.errors import ConfigError, IdentityError
 from penstock.protocol.token import parse_token
 from penstock.setup import keys, material
 from penstock.setup.keys import KeyType
-from penstock.tls import certs, rules
+from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,7 +161,7 @@ class _Provisioning:
     async def _authority(self, domain: str) -> certs.Authority:
         authority = keys.stored_authority(self.entries)
         if authority is not None:
-            self._check_authority(authority)
+            keys.check_authority(authority, self.output, self.now)
             self.progress.kept(f"CA until {authority.certificate.not_valid_after_utc:%Y-%m-%d}")
             return authority
         made = keys.new_authority(domain, self.now)
@@ -169,21 +169,6 @@ class _Provisioning:
             # Before it is registered: a slot taken by a CA whose key was lost is a slot lost.
             await self._store({material.CA_KEY: made.key_pem.reveal(), material.CA_CERTIFICATE: made.certificate_pem})
         return made
-
-    def _check_authority(self, authority: certs.Authority) -> None:
-        try:
-            rules.check_ca_certificate(authority.certificate_pem, self.now)
-        except CertificateError as exc:
-            raise CertificateError(
-                exc.rule,
-                f"the CA in {self.output} is of no use: {exc.public}",
-                hint="replace it with `penstock setup rotate-ca`",
-            ) from exc
-        if authority.key.public_key() != authority.certificate.public_key():
-            raise ConfigError(
-                f"ca.key in {self.output} is not the key of ca.crt",
-                hint="bring back the two files that belong together, or remove both and run again",
-            )
 
     async def _register(self, tunnel: Tunnel, authority: certs.Authority) -> None:
         registered = await self.platform.certificates(tunnel.id)
@@ -271,7 +256,7 @@ class _Provisioning:
             changes[material.EDGE_CA] = "".join(certs.certificate_to_pem(certs.load_certificate(der)) for der in edges.cas)
         try:
             changes[material.CALLERS_CA] = await self.platform.caller_ca()
-        except (ConfigError, IdentityError) as exc:
+        except (ConfigError, IdentityError, NotAPlatformError) as exc:
             self.progress.kept(f"this platform does not tell its callers' CA ({exc.public})")
         changed = {name: text for name, text in changes.items() if self.entries.get(name) != text}
         if changed and not self.progress.would(f"write {', '.join(changed)}"):

@@ -41,6 +41,7 @@ async def renew(
             raise ConfigError(
                 f"{output} holds no CA to renew with", hint="run `penstock setup init` first, or name the right --output"
             )
+        keys.check_authority(authority, output, now)
         key = keys.stored_key(entries)
         present = entries.get(material.CERTIFICATE)
         fits = key is not None and (key_type is None or key_type.fits(key))
@@ -50,6 +51,8 @@ async def renew(
                 progress.kept(f"nothing to do: the server certificate is renewed from {acts:%Y-%m-%d %H:%M} UTC on")
                 return acts + renew_before
         end = min(now + duration, authority.certificate.not_valid_after_utc)
+        if end < now + duration:
+            progress.kept(f"the CA ends on {end:%Y-%m-%d}, and so does what it signs: `penstock setup rotate-ca` replaces it")
         if progress.would(f"renew the server certificate for *.{domain} until {end:%Y-%m-%d}"):
             return end
         if key is None or not fits:
