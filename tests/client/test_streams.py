@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support.running_up import Tunnel, tunnel_to
 
+from penstock.client.control import ControlClient
 from penstock.client.streams import TunnelStreams
 from penstock.errors import CertificateError, ConfigError, TunnelError, TunnelErrorCode, UnavailableError
+from penstock.secret import Secret
 from penstock.tls import rules
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ async def told(streams: TunnelStreams, host: str, **changes: Any) -> Resolution:
     (await streams.open(host)).websocket.abort()
     known = streams._known[host]
     known.resolution = known.resolution.model_copy(update=changes)
+    known.worked_at = None
     return known.resolution
 
 
@@ -95,6 +98,29 @@ async def test_when_no_edge_answers_one_is_named_and_control_is_asked_anew_next_
         await streams.open(host)
     assert caught.value.hint
     (await streams.open(host)).websocket.abort()  # control knows better than what was kept
+
+
+async def test_a_tunnel_that_worked_a_moment_ago_is_looked_for_again_before_a_call_fails(
+    streams: TunnelStreams, host: str
+) -> None:
+    [edge] = (await told(streams, host)).edges
+    await told(streams, host, edges=(edge.model_copy(update={"port": closed_port()}),))
+    streams._known[host].worked_at = asyncio.get_running_loop().time()
+    async with asyncio.timeout(2):
+        (await streams.open(host)).websocket.abort()
+
+
+async def test_what_control_said_serves_while_control_is_away(streams: TunnelStreams, host: str) -> None:
+    await told(streams, host)
+    async with ControlClient(f"http://127.0.0.1:{closed_port()}", Secret("pst-key-none")) as away:
+        known, streams._control = streams._control, away
+        streams._known[host].until = 0.0  # a minute later
+        (await streams.open(host)).websocket.abort()
+        streams._known[host].worked_at = None
+        streams._known[host].told_at -= 25 * 3600.0
+        with pytest.raises(UnavailableError, match="nothing listens"):
+            await streams.open(host)
+        streams._control = known
 
 
 async def test_an_edge_that_says_nothing_is_given_up_on_in_time(tunnel: Tunnel, host: str) -> None:

@@ -67,6 +67,23 @@ class World:
     started: contextlib.AsyncExitStack
     sides: list[Side] = field(default_factory=list)
 
+    async def add_edge(self, name: str, **changes: Any) -> Edge:
+        """One more edge; its `stop` may be called before the world's end. An agent learns of it over its links."""
+        ports = choose_free()
+        config = self.edge._config.model_copy(
+            update={
+                "name": name,
+                "state_dir": self.options.folder / name,
+                "callers_addr": ports.callers,
+                "agents_addr": ports.agents,
+                **changes,
+            }
+        )
+        edge = Edge(config)
+        await edge.start()
+        self.started.push_async_callback(edge.stop)
+        return edge
+
     # --- the private side -------------------------------------------------------------------------------------------
 
     @property
@@ -233,11 +250,11 @@ class Side:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
-    """Control and edge, running; everything added to it stops in the opposite order."""
+async def world(folder: Path, *, edge_limits: EdgeLimits | None = None, **changes: Any) -> AsyncIterator[World]:
+    """Control, with these settings, and an edge; everything added to it stops in the opposite order."""
     structlog.reset_defaults()  # an earlier test may have configured; roles then log where nobody captures
     options = Options(folder=folder, ports=choose_free())
-    config = roles.control(options).model_copy(update={"admin_addr": None, "change_poll_interval": 0.02})
+    config = roles.control(options).model_copy(update={"admin_addr": None, "change_poll_interval": 0.02, **changes})
     initial = await bootstrap.initialize(config)
     (folder / "enrolment-token").write_text(initial.enrolment_token.reveal())
     async with contextlib.AsyncExitStack() as started:
@@ -245,7 +262,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
         await control.start()
         started.push_async_callback(control.stop)
         settings = roles.edge(options, control.url, folder / "enrolment-token")
-        limits = EdgeLimits(feed_wait_seconds=0.3, stop_seconds=1.0)
+        limits = edge_limits or EdgeLimits(feed_wait_seconds=0.3, stop_seconds=1.0)
         edge = Edge(settings.model_copy(update={"admin_addr": None, "limits": limits}))
         await edge.start()
         started.push_async_callback(edge.stop)

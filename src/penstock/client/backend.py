@@ -54,7 +54,7 @@ class _Unsecured(httpcore2.AsyncNetworkStream):
     ) -> httpcore2.AsyncNetworkStream:
         with _mapped(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             async with asyncio.timeout(timeout):
-                return _Secured(await self._stream.start_tls())
+                return _Secured(self._stream, await self._stream.start_tls())
 
     async def aclose(self) -> None:
         self._stream.websocket.abort()
@@ -63,7 +63,8 @@ class _Unsecured(httpcore2.AsyncNetworkStream):
 class _Secured(httpcore2.AsyncNetworkStream):
     """A stream inside inner TLS."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, tunnel: TunnelStream, stream: ByteStream) -> None:
+        self._tunnel = tunnel
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -82,7 +83,7 @@ class _Secured(httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # httpcore2 asks an idle connection: readable means that it ended
-            return self._stream.is_readable
+            return self._stream.is_readable or self._tunnel.is_retiring
         return self._stream.transport.get_extra_info(info)
 
 

@@ -51,6 +51,11 @@ class CallerCredentials:
         """Whom the current certificate speaks for."""
         return (await self._current()).identity
 
+    def forget(self) -> None:
+        """The certificate is accepted no more: the next use asks for another."""
+        self._issued = None
+        self._contexts.clear()
+
     async def outer(self, edge_ca_pem: str) -> TLSContext:
         """A context for the TLS to an edge. Kept as long as the certificate, so that building it costs nothing a call."""
         pair = await self.pair()

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import ssl
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from penstock.client.control import ControlClient
+from penstock.client.events import EdgeEvents
 from penstock.client.identity import CallerCredentials
 from penstock.client.refusals import refusal_of
+from penstock.client.whereabouts import Whereabouts
 from penstock.errors import CertificateError, ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
@@ -24,23 +26,26 @@ from penstock.net.tls import start_tls
 from penstock.net.transports import Parked
 from penstock.net.upgrade import request_upgrade
 from penstock.net.websocket import WebSocketTransport, open_websocket
+from penstock.protocol import events
 from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.hosts import normalize_host
 from penstock.tls import contexts, rules
-from penstock.tls.names import EDGE_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.client.access import Access
+    from penstock.protocol.events import Event
     from penstock.schema.callers import EdgeAddress, Resolution
     from penstock.tls.contexts import TLSContext
     from penstock.tls.rules import CaCertificate
 
 CONNECT_SECONDS: Final = 10.0  # for each edge tried, the upgrade included; a continent away takes one
 RESOLUTION_SECONDS: Final = 60.0  # how old a tunnel's edges and trust anchors may be
-_REPLICA: Final = b"penstock-replica"
-_EDGE: Final = b"penstock-edge"
+KNOWN_SECONDS: Final = 24 * 3600.0  # how long they serve while control is away: as long as an edge's own `stale_limit`
+_AGAIN: Final = (0.25, 0.5, 1.0)
+"""Seconds before each new round over the edges, for a tunnel that worked a moment ago: its agent is on its way to another."""
+_LINK: Final = b"penstock-link"
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1: the Close code of a refused certificate
 # Another edge may hold the link that this one lacks.
 _TRY_ANOTHER_EDGE: Final = {TunnelErrorCode.AGENT_UNAVAILABLE, TunnelErrorCode.RATE_LIMITED}
@@ -48,30 +53,31 @@ _TRY_ANOTHER_EDGE: Final = {TunnelErrorCode.AGENT_UNAVAILABLE, TunnelErrorCode.R
 
 @dataclass(slots=True)
 class _Known:
-    """What control said of one host, and which replica served it last."""
+    """What control said of one host, until when it is believed unasked, and when it last worked."""
 
     resolution: Resolution
     until: float
+    told_at: float
+    worked_at: float | None = None
 
 
-@dataclass(slots=True)
 class TunnelStreams:
     """Opens streams for one caller. All streams to one tunnel stay on one replica while it lives."""
 
-    access: Access
-    connect_seconds: float = CONNECT_SECONDS
-    _control: ControlClient = field(init=False)
-    _credentials: CallerCredentials = field(init=False)
-    _known: dict[str, _Known] = field(init=False, default_factory=dict)
-    _replicas: dict[str, bytes] = field(init=False, default_factory=dict)  # by tunnel id
-    _holders: dict[str, str] = field(init=False, default_factory=dict)  # the edge a stream was passed on to, by tunnel id
-
-    def __post_init__(self) -> None:
-        self._control = ControlClient(self.access.api_url, self.access.api_key)
+    def __init__(self, access: Access, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self.connect_seconds = connect_seconds
+        self.on_retired: Callable[[], None] = lambda: None
+        """Called when streams are to end soon: those that carry nothing now are to be closed at once."""
+        self._control = ControlClient(access.api_url, access.api_key)
         self._credentials = CallerCredentials(self._control)
+        self._known: dict[str, _Known] = {}
+        self._whereabouts = Whereabouts()
+        self._open: weakref.WeakSet[TunnelStream] = weakref.WeakSet()
+        self.events = EdgeEvents(self._credentials, self._heard, self._is_used)
 
     async def aclose(self) -> None:
         """Forget the platform; streams already open live on."""
+        await self.events.aclose()
         await self._control.aclose()
 
     async def open(self, host: str) -> TunnelStream:
@@ -81,71 +87,126 @@ class TunnelStreams:
         (control or no edge answers), IdentityError (the API key), ConfigError (no such host name).
         """
         name = _checked(host)
+        for wait in _AGAIN:
+            try:
+                return await self._try_edges(name)
+            except (UnavailableError, TunnelError) as exc:
+                if not self._is_on_its_way(name, exc):
+                    raise
+            await asyncio.sleep(wait)
+        return await self._try_edges(name)
+
+    async def _try_edges(self, name: str) -> TunnelStream:
         resolution = await self._resolve(name)
         failure: PenstockError = UnavailableError(
             "the control plane knows no edge", hint="start an edge, or look at why it did not enrol"
         )
-        for edge in self._ordered(resolution):
+        now = asyncio.get_running_loop().time()
+        for edge in self._whereabouts.ordered(resolution, now):
             try:
-                return await self._open_through(edge, name, resolution)
+                stream = await self._open_through(edge, name, resolution)
             except (UnavailableError, CertificateError) as exc:
                 failure = exc  # one edge that is not who it should be says nothing of the others
             except TunnelError as exc:
                 failure = exc
                 if exc.code not in _TRY_ANOTHER_EDGE:
                     break
-        self._known.pop(name, None)  # whatever was known led here
+            else:
+                if name in self._known:
+                    self._known[name].worked_at = now
+                return stream
+        if name in self._known:
+            self._known[name].until = 0.0  # whatever was known led here: control is asked anew, and may be away
         raise failure
 
-    def _ordered(self, resolution: Resolution) -> list[EdgeAddress]:
-        """The edge that was told to hold the tunnel, then as control ranks them; chance among equals spreads load."""
-        holder = self._holders.get(resolution.tunnel_id)
-        edges = random.sample(resolution.edges, len(resolution.edges))  # keeps no secret
-        return sorted(edges, key=lambda edge: (edge.server_name != holder, edge.rank))
+    def _is_on_its_way(self, name: str, exc: PenstockError) -> bool:
+        """Whether the tunnel worked lately and may again in a moment. Nothing of a request has been sent."""
+        known = self._known.get(name)
+        if known is None or known.worked_at is None:
+            return False
+        lately = asyncio.get_running_loop().time() - known.worked_at < RESOLUTION_SECONDS
+        return lately and (not isinstance(exc, TunnelError) or exc.code is TunnelErrorCode.AGENT_UNAVAILABLE)
 
     async def _resolve(self, host: str) -> Resolution:
         now = asyncio.get_running_loop().time()
         known = self._known.get(host)
-        if known is None or known.until < now:
+        if known is not None and known.until >= now:
+            return known.resolution
+        try:
             resolution = await self._control.resolve(host)
-            known = self._known[host] = _Known(resolution, now + RESOLUTION_SECONDS)
-        return known.resolution
+        except UnavailableError:
+            if known is None or known.told_at + KNOWN_SECONDS < now:
+                raise
+            return known.resolution
+        except PenstockError:
+            self._known.pop(host, None)
+            raise
+        worked_at = known.worked_at if known is not None else None
+        self._known[host] = _Known(resolution, now + RESOLUTION_SECONDS, now, worked_at)
+        return resolution
+
+    # --- what edges say ---------------------------------------------------------------------------------------------
+
+    def _heard(self, server_name: str, event: Event) -> None:
+        if event.kind == events.DRAINING:
+            self._whereabouts.drains(server_name, asyncio.get_running_loop().time())
+            self._retire(lambda stream: server_name in stream.edges)
+        elif event.kind == events.UNREGISTERED:
+            self._retire(lambda stream: stream.link == event.link)
+        elif event.kind == events.REVOKED:
+            self._credentials.forget()
+
+    def _retire(self, which: Callable[[TunnelStream], bool]) -> None:
+        for stream in [stream for stream in self._open if which(stream)]:
+            stream.is_retiring = True
+        self.on_retired()
+
+    def _is_used(self, server_name: str) -> bool:
+        return any(server_name in stream.edges and not stream.websocket.is_closing() for stream in self._open)
 
     async def _open_through(self, edge: EdgeAddress, host: str, resolution: Resolution) -> TunnelStream:
         context = await self._credentials.outer(resolution.edge_ca_pem)
-        replica = self._replicas.get(resolution.tunnel_id)
         try:
             async with asyncio.timeout(self.connect_seconds):
                 transport = await dial_tls(
                     edge.host, edge.port, context=context, server_hostname=edge.server_name, timeout=self.connect_seconds
                 )
-                response = await request_upgrade(
-                    transport, host=host, headers=[(_REPLICA, replica)] if replica else [], timeout=self.connect_seconds
-                )
+                headers = self._whereabouts.headers(resolution)
+                response = await request_upgrade(transport, host=host, headers=headers, timeout=self.connect_seconds)
         except ssl.SSLCertVerificationError as exc:
             raise rules.explain_verification(exc, rules.Peer.EDGE) from exc
         except (UnavailableError, TimeoutError, ConnectionError, ssl.SSLError, RemoteProtocolError) as exc:
             raise _edge_failed(edge, exc) from exc
         if response.status != 101:
             raise refusal_of(response)
-        if served := response.header(_REPLICA):
-            self._replicas[resolution.tunnel_id] = served
-        if holder := response.header(_EDGE):
-            self._holders[resolution.tunnel_id] = f"{holder.decode('ascii', 'replace')}.{EDGE_DOMAIN}"
+        edges = self._whereabouts.served(resolution, edge, response)
         websocket = open_websocket(transport, Parked(), client_side=True, initial=response.rest)
         websocket.pause_reading()
-        return TunnelStream(host, resolution, websocket, self._credentials, self)
+        link = (response.header(_LINK) or b"").decode("ascii", "replace")
+        stream = TunnelStream(host, resolution, websocket, self._credentials, self, edges, link)
+        self._open.add(stream)
+        for used in resolution.edges:
+            if used.server_name in edges:
+                self.events.follow(used, resolution.edge_ca_pem)
+        return stream
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class TunnelStream:
-    """An open WebSocket to a proxy. Whoever is at its other end has proved nothing yet."""
+    """An open WebSocket to a proxy. Whoever is at its other end has proved nothing yet.
+
+    edges: server names of those it goes through. link: as the edge names it. is_retiring: what is under way may finish, and
+    nothing new is to begin.
+    """
 
     host: str
     resolution: Resolution
     websocket: WebSocketTransport
     credentials: CallerCredentials
     streams: TunnelStreams
+    edges: frozenset[str]
+    link: str
+    is_retiring: bool = False
 
     async def start_tls(self) -> ByteStream:
         """Inner TLS with the proxy, under the tunnel's own CA.

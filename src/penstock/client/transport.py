@@ -13,6 +13,7 @@ from penstock.client.access import Access, find_access
 from penstock.client.backend import TunnelBackend
 from penstock.client.streams import TunnelStreams
 from penstock.errors import PenstockError
+from penstock.net.tasks import Tasks
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             http2=False,
             network_backend=TunnelBackend(self._streams),
         )
+        self._tasks = Tasks()
+        self._streams.on_retired = self._let_go
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -78,8 +81,18 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every stream and forget the platform."""
+        await self._tasks.aclose()
         await self._pool.aclose()
         await self._streams.aclose()
+
+    def _let_go(self) -> None:
+        self._tasks.spawn(self._close_retired(), "close retired streams")
+
+    async def _close_retired(self) -> None:
+        """Those that carry no call. The pool closes the others itself, as their calls end."""
+        for connection in self._pool.connections:
+            if connection.is_idle() and connection.has_expired():
+                await connection.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """One request; the response's body is streamed."""

@@ -61,11 +61,17 @@ class Admission:
     host: str
 
 
-def admit_caller(directory: Directory, identity: CallerIdentity, host: str, now: datetime) -> Admission:
-    """The tunnel behind `host` (normalized) if `identity` may use it; else TunnelError."""
+def known_caller(directory: Directory, identity: CallerIdentity, now: datetime) -> CallerRecord:
+    """The feed's record of a caller; TunnelError when there is none that holds."""
     caller = directory.callers.get(identity.serial)
     if caller is None or not _is_same(caller, identity) or caller.expires_at <= now:
         raise TunnelError(TunnelErrorCode.CALLER_FORBIDDEN, "this caller's certificate is not accepted")
+    return caller
+
+
+def admit_caller(directory: Directory, identity: CallerIdentity, host: str, now: datetime) -> Admission:
+    """The tunnel behind `host` (normalized) if `identity` may use it; else TunnelError."""
+    caller = known_caller(directory, identity, now)
     tunnel = None if host in MANAGEMENT_HOSTS else directory.tunnel_of(host)
     if tunnel is None or tunnel.organization_id != caller.organization_id or tunnel.workspace_id != caller.workspace_id:
         raise TunnelError(TunnelErrorCode.TUNNEL_NOT_FOUND, "there is no such tunnel")

@@ -29,7 +29,7 @@ _OF_ONE_HOP: Final = frozenset(
 )
 _FRAMING: Final = _OF_ONE_HOP | {b"content-length"}
 _OF_REQUEST: Final = _OF_ONE_HOP | {b"host", b"content-length", b"expect", metadata.REPLICA, metadata.HOP, metadata.CALLER}
-_OF_RESPONSE: Final = _OF_ONE_HOP | {b"content-length", metadata.REPLICA, metadata.EDGE}
+_OF_RESPONSE: Final = _OF_ONE_HOP | {b"content-length", metadata.REPLICA, metadata.LINK, metadata.EDGE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,21 @@ from http.client import SWITCHING_PROTOCOLS
 from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
-from penstock.edge.admission import Admission, admit_caller
+from penstock.edge.admission import Admission, admit_caller, known_caller
 from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, refusal_of, stream_request
 from penstock.edge.asking import Asked, by_caller, by_edge, by_worker, edge_serial, presented
 from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
+from penstock.edge.events import Events
+from penstock.edge.live import ARCHIVED, DRAINED, REVOKED, Live, LiveStreams, Way
 from penstock.edge.routing import choose
 from penstock.errors import TunnelError, TunnelErrorCode
-from penstock.net import relay
 from penstock.net.closing import close_gently
 from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
-from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
-from penstock.protocol.metadata import EDGE, REPLICA
+from penstock.protocol import events
+from penstock.protocol.events import Event
+from penstock.protocol.metadata import EDGE, LINK, REPLICA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from penstock.edge.peers import Peers
     from penstock.edge.sessions import AgentSession, Sessions
     from penstock.net.link.stream import Headers
-    from penstock.net.relay import RelayResult
     from penstock.net.tasks import Tasks
     from penstock.tls.names import CallerIdentity
 
@@ -70,7 +71,8 @@ class Ingress:
         self.waiting = 0
         """Callers whose stream is being decided on and opened."""
         self._stopping = False
-        self._live: set[_Live] = set()
+        self.streams = LiveStreams(metrics, log)
+        self.events = Events(limits.callers)
         feed.listen(self._cut_revoked)
 
     def accept(self) -> asyncio.Protocol:
@@ -87,37 +89,42 @@ class Ingress:
             on_refused=self._count,
             head_limit=self._limits.head_bytes,
             head_timeout=self._limits.head_seconds,
+            plain_paths=(events.PATH,),
         )
 
     @property
     def live(self) -> int:
         """Streams being relayed."""
-        return len(self._live)
+        return len(self.streams)
 
     @property
     def buffered(self) -> int:
         """Bytes on their way to callers."""
-        return sum(live.caller.get_write_buffer_size() for live in self._live)
+        return self.streams.buffered
 
-    def stop(self) -> None:
-        """Take nothing new; those who come are sent to another edge, or back in a moment."""
+    def link_leaves(self, link: str) -> None:
+        """An agent unregistered it: callers with a stream on it are told to go on elsewhere."""
+        self.events.tell(Event(events.UNREGISTERED, link), self.streams.callers_on(link))
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, tell callers, let streams finish, and cut the rest after `seconds`."""
         self._stopping = True
-
-    def cut_all(self) -> None:
-        """End every stream at once."""
-        for live in list(self._live):
-            live.cut()
+        self.events.tell(Event(events.DRAINING))
+        if not await self.streams.ended(seconds):
+            self._log.warning("streams cut at the end of the drain", streams=self.streams.cut(DRAINED))
+        self.events.end_all()
 
     # --- one caller -------------------------------------------------------------------------------------------------
 
     def _requested(self, request: UpgradeRequest, who: _Who) -> None:
-        if self.waiting + len(self._live) >= self._limits.callers:
+        if self.waiting + len(self.streams) >= self._limits.callers:
             self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER))
             return
         if self._stopping:
             self._refuse(request, _unavailable("this edge is stopping"))
             return
-        task = self._tasks.spawn(self._serve(request, who), "caller")
+        serve = self._subscribe if request.is_plain else self._serve
+        task = self._tasks.spawn(serve(request, who), "caller")
         request.on_gone = lambda: _cancel(task)
 
     async def _serve(self, request: UpgradeRequest, who: _Who) -> None:
@@ -132,8 +139,9 @@ class Ingress:
                 await self._pass_on(asked, admission, request)
                 return
             if answer.is_upgrade:
-                headers = [*answer.headers, (REPLICA, session.connector_id.encode())]
-                self._join(admission, request, stream, headers, "accepted")
+                headers = [*answer.headers, (REPLICA, session.connector_id.encode()), (LINK, session.id.encode())]
+                way = Way(session.connector_id, session.id, passed_by=_text(asked.hop))
+                self._join(admission, request, stream, headers, way)
             else:
                 await self._relay_refusal(request, session, stream, answer)
         except TunnelError as exc:
@@ -141,6 +149,19 @@ class Ingress:
         finally:
             self.waiting -= 1
             self._metrics.callers.set(self.waiting)
+            request.on_gone = None
+
+    async def _subscribe(self, request: UpgradeRequest, who: _Who) -> None:
+        """A caller asks for events."""
+        try:
+            identity = (await who(request)).identity
+            await self._feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
+            self.events.accept(request, known_caller(self._feed.directory, identity, datetime.now(UTC)).serial)
+            if self._stopping:
+                self.events.tell(Event(events.DRAINING), (identity.serial,))
+        except TunnelError as exc:
+            self._refuse(request, exc)
+        finally:
             request.on_gone = None
 
     async def _asked_over_tls(self, request: UpgradeRequest) -> Asked:
@@ -201,7 +222,9 @@ class Ingress:
         answer = passed.response
         if answer.status == SWITCHING_PROTOCOLS:
             headers = answer.headers if answer.header(EDGE) else [*answer.headers, (EDGE, passed.by.encode())]
-            self._join(admission, request, passed.transport, headers, "passed_on", first=answer.rest)
+            replica, link = (_text(answer.header(name)) or "" for name in (REPLICA, LINK))
+            way = Way(replica, link, passed_by=_text(asked.hop), passed_to=passed.by)
+            self._join(admission, request, passed.transport, headers, way, first=answer.rest)
             return
         self._metrics.opened.labels("refused_behind").inc()
         request.on_gone = None
@@ -214,23 +237,13 @@ class Ingress:
         request: UpgradeRequest,
         stream: asyncio.Transport,
         headers: Headers,
-        outcome: str,
+        way: Way,
         *,
         first: bytes = b"",
     ) -> None:
         early = request.accept(headers)
-        live = _Live(admission, request.transport, stream)
-        self._live.add(live)
-        self._metrics.opened.labels(outcome).inc()
-        self._metrics.streams.set(len(self._live))
-
-        def done(result: RelayResult) -> None:
-            self._live.discard(live)
-            self._metrics.streams.set(len(self._live))
-            self._metrics.relayed.labels("to_agent").inc(result.a_to_b)
-            self._metrics.relayed.labels("to_caller").inc(result.b_to_a)
-
-        relay.join(request.transport, stream, to_a=first, to_b=early, on_done=done)
+        self._metrics.opened.labels("accepted" if way.passed_to is None else "passed_on").inc()
+        self.streams.join(Live(admission, way, request.transport, stream), to_caller=first, to_agent=early)
 
     async def _relay_refusal(self, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer) -> None:
         """The agent's or the proxy's own refusal, with as much of its text as fits a page."""
@@ -263,9 +276,11 @@ class Ingress:
         """Streams of revoked callers and archived tunnels end within the feed's delay, whatever they are doing."""
         revoked = revoked_callers(old, new, datetime.now(UTC))
         archived = {str(tunnel_id) for tunnel_id in closed_tunnels(old, new)}
-        for live in list(self._live):
-            if live.admission.caller.serial in revoked or live.admission.tunnel.wire_id in archived:
-                live.cut()
+        if revoked:
+            self.events.revoke(revoked)
+            self.streams.cut(REVOKED, lambda live: live.serial in revoked)
+        if archived:
+            self.streams.cut(ARCHIVED, lambda live: live.admission.tunnel.wire_id in archived)
 
 
 class _NoLinkError(TunnelError):
@@ -280,27 +295,16 @@ class _NoLinkError(TunnelError):
         )
 
 
-class _Live:
-    """One stream being relayed."""
-
-    __slots__ = ("admission", "caller", "stream")
-
-    def __init__(self, admission: Admission, caller: asyncio.Transport, stream: asyncio.Transport) -> None:
-        self.admission = admission
-        self.caller = caller
-        self.stream = stream
-
-    def cut(self) -> None:
-        cut(self.stream)
-        cut(self.caller)
-
-
 def _read_answer(stream: LinkStream, head: Headers) -> Answer:
     try:
         return answer_of(head)
     except TunnelError:
         stream.abort()
         raise
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("ascii", "replace")
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -17,6 +17,7 @@ class EdgeMetrics:
     opened: Counter
     registrations: Counter
     relayed: Counter
+    cut: Counter
     feed_version: Gauge
     certificate_expiry: Gauge
 
@@ -32,6 +33,9 @@ class EdgeMetrics:
                 "penstock_edge_registrations", "Registrations of links, by outcome", ["outcome"], registry=registry
             ),
             relayed=Counter("penstock_edge_relayed_bytes", "Bytes relayed", ["direction"], registry=registry),
+            cut=Counter(
+                "penstock_edge_streams_cut", "Streams that the edge itself cut, by reason", ["reason"], registry=registry
+            ),
             feed_version=Gauge("penstock_edge_feed_version", "Version of the directory in force", registry=registry),
             certificate_expiry=Gauge(
                 "penstock_edge_certificate_expiry_timestamp_seconds", "When the edge's certificate runs out", registry=registry

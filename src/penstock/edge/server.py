@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,7 +25,6 @@ from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from cryptography.x509 import Certificate
@@ -69,6 +69,7 @@ class Edge:
             tasks=self._tasks,
             log=self._log,
         )
+        self.sessions.on_leaving = self.ingress.link_leaves
         pages = {"/healthz": healthz, "/readyz": readyz(self.why_not_ready), "/metrics": metrics_page(registry)}
         self._admin = AdminServer(config.admin_addr, pages) if config.admin_addr is not None else None
         self._reporter: Reporter | None = None
@@ -152,6 +153,7 @@ class Edge:
         )
         self._reporter = self._follower.reporter(identity)
         self._tasks.spawn(self._presence.keep(self._reporter), "presence")
+        self._tasks.spawn(self.ingress.events.keep_alive(), "keep alive")
         if self._admin is not None:
             await self._admin.start()
         self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
@@ -161,10 +163,11 @@ class Edge:
         for listener in (self._callers, self._agents, self._workers):
             if listener is not None:
                 listener.close()
-        self.ingress.stop()
         self._presence.drain()
-        await self.sessions.drain(self._config.limits.stop_seconds)
-        self.ingress.cut_all()
+        seconds = self._config.limits.stop_seconds
+        async with asyncio.TaskGroup() as drains:
+            drains.create_task(self.ingress.drain(seconds))
+            drains.create_task(self.sessions.drain(seconds))
         await self._tasks.aclose()
         if self._reporter is not None:
             await self._presence.leave(self._reporter)

@@ -65,6 +65,8 @@ class Sessions:
         self._registered: dict[UUID, set[AgentSession]] = {}
         self.on_change: Callable[[], None] = lambda: None
         """Called when the registered links are others than before."""
+        self.on_leaving: Callable[[str], None] = lambda _: None
+        """Called with the id of a link that its agent unregistered: its streams may finish, and no new ones come."""
         feed.listen(self._changed)
 
     def has_room(self) -> bool:
@@ -189,7 +191,8 @@ class AgentSession:
             budget=sessions.budget,
         )
         self.connector_id = ""
-        self._id = str(uuid4())
+        self.id = str(uuid4())
+        """Names it to callers, in access records and to the control plane."""
         self._version = ""
         self._since = datetime.now(UTC)
         self.tunnel_id: UUID | None = None
@@ -214,7 +217,7 @@ class AgentSession:
     def report(self) -> LinkReport:
         """What the control plane is told of it."""
         return LinkReport(
-            id=self._id,
+            id=self.id,
             wire_id=str(self.tunnel_id),
             connector_id=self.connector_id,
             version=self._version,
@@ -308,6 +311,7 @@ class AgentSession:
                             deadline.reschedule(None)
                     case Unregister():
                         self._sessions.unregistered(self)
+                        self._sessions.on_leaving(self.id)
                         rpc.acknowledge(message)
                         goes_on = False
                     case UpdateLocalConfiguration():

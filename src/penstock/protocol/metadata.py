@@ -47,6 +47,8 @@ CALLER: Final = b"penstock-caller"
 """Ours, beside it: the caller's certificate, DER in base64."""
 EDGE: Final = b"penstock-edge"
 """Ours, on an upgrade's response: the edge that holds the tunnel, for a caller to dial next time."""
+LINK: Final = b"penstock-link"
+"""Ours, on an upgrade's response: the link that carries the stream, as the edge's events and access records name it."""
 
 MAX_SERIALISED: Final = 512 * 1024
 """Bytes of serialised headers accepted: a head of 60 KB of cookies is seen in practice, a third is base64's."""

@@ -19,7 +19,7 @@ from penstock.net.watch import PauseWatch
 from penstock.protocol.hosts import InvalidHostError, normalize_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 5.1: the first byte of a ClientHello
 _METHOD_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -29,7 +29,8 @@ class UpgradeListener(asyncio.Protocol):
     """Reads one upgrade request on a fresh transport, then calls `on_request`, which decides now or later.
 
     A TLS hello or garbage gets 400 in clear text, a plain request 426, a head over `head_limit` bytes 431, one not there
-    after `head_timeout` seconds 400. `on_refused(error)` is told, for logs and counters.
+    after `head_timeout` seconds 400. `on_refused(error)` is told, for logs and counters. A GET of one of the `plain_paths`
+    need be no upgrade: its request `is_plain` then.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class UpgradeListener(asyncio.Protocol):
         "_head_limit",
         "_on_refused",
         "_on_request",
+        "_plain_paths",
         "_request",
         "_timeout",
         "_timer",
@@ -50,8 +52,10 @@ class UpgradeListener(asyncio.Protocol):
         on_refused: Callable[[TunnelError], None] | None = None,
         head_limit: int = HEAD_LIMIT,
         head_timeout: float = HEAD_TIMEOUT,
+        plain_paths: Container[str] = (),
     ) -> None:
         self._on_request = on_request
+        self._plain_paths = plain_paths
         self._on_refused = on_refused
         self._head_limit = head_limit
         self._timeout = head_timeout
@@ -74,7 +78,7 @@ class UpgradeListener(asyncio.Protocol):
             end = self._find_end(seen)
             if end is None:
                 return
-            request = _read_request(bytes(self._buffer[:end]), bytes(self._buffer[end:]), transport)
+            request = _read_request(bytes(self._buffer[:end]), bytes(self._buffer[end:]), transport, self._plain_paths)
         except TunnelError as error:
             self._refuse(error)
             return
@@ -133,7 +137,8 @@ class UpgradeRequest:
     """A well-formed upgrade request that waits for a decision; reading is paused meanwhile.
 
     host: normalized (`protocol.hosts`). raw_host: as sent. path: the request target, in origin form. headers: all of them,
-    names in lower case. on_gone: set it to learn that the peer left before the decision.
+    names in lower case. on_gone: set it to learn that the peer left before the decision. is_plain: a GET that asks for no
+    WebSocket, to be answered with `stream` or refused.
     """
 
     host: str
@@ -145,6 +150,7 @@ class UpgradeRequest:
     early: bytes = field(repr=False)
     on_gone: Callable[[], None] | None = field(default=None, repr=False)
     is_decided: bool = False
+    is_plain: bool = False
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
@@ -165,6 +171,17 @@ class UpgradeRequest:
             self.transport.write(_head(HTTPStatus.SWITCHING_PROTOCOLS, [*own, *theirs]))
         return self.early
 
+    def stream(self, content_type: str) -> None:
+        """Answer a plain request with a body that lasts until the connection ends, and let go of the transport as above."""
+        self._decide()
+        fields = [
+            (b"Content-Type", content_type.encode("ascii")),
+            (b"Cache-Control", b"no-store"),
+            (b"Connection", b"close"),
+        ]
+        if not self.transport.is_closing():
+            self.transport.write(_head(HTTPStatus.OK, fields))
+
     def refuse(self, error: TunnelError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Answer with the error's status, its code as `Penstock-Error` and its public text, and end."""
         self._decide()
@@ -184,7 +201,7 @@ class UpgradeRequest:
         self.on_gone = None
 
 
-def _read_request(head: bytes, early: bytes, transport: asyncio.Transport) -> UpgradeRequest:
+def _read_request(head: bytes, early: bytes, transport: asyncio.Transport, plain_paths: Container[str] = ()) -> UpgradeRequest:
     if head.count(b"\n") != head.count(b"\r\n"):
         raise _bad("lines end in CRLF")  # h11 takes a bare LF; a relay behind us may read it otherwise
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
@@ -196,10 +213,8 @@ def _read_request(head: bytes, early: bytes, transport: asyncio.Transport) -> Up
     if not isinstance(request, h11.Request):
         raise _bad("the request's head is malformed")
     headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-    _require_upgrade(request, headers)
-    key = only(headers, b"sec-websocket-key")
-    if key is None or not _is_key(key):
-        raise _bad("Sec-WebSocket-Key is 16 bytes in base64, once")
+    is_plain = _is_plain(request, headers, plain_paths)
+    key = b"" if is_plain else _require_upgrade(request, headers)
     if any(name in {b"content-length", b"transfer-encoding"} for name, _ in headers):
         raise _bad("an upgrade request has no body")
     if not request.target.startswith(b"/"):
@@ -209,15 +224,25 @@ def _read_request(head: bytes, early: bytes, transport: asyncio.Transport) -> Up
         host = normalize_host(raw_host.decode("ascii"))
     except (InvalidHostError, UnicodeDecodeError) as exc:
         raise _bad("Host is the tunnel's host name", detail=str(exc)) from exc
-    return UpgradeRequest(host, raw_host, request.target.decode("ascii"), headers, transport, key, early)
+    return UpgradeRequest(host, raw_host, request.target.decode("ascii"), headers, transport, key, early, is_plain=is_plain)
 
 
-def _require_upgrade(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> None:
+def _is_plain(request: h11.Request, headers: list[tuple[bytes, bytes]], paths: Container[str]) -> bool:
+    asks_for_more = b"websocket" in tokens(headers, b"upgrade")
+    return request.method == b"GET" and request.target.decode("ascii") in paths and not asks_for_more
+
+
+def _require_upgrade(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The key of an upgrade request. Raises TunnelError for any other."""
     is_upgrade = b"websocket" in tokens(headers, b"upgrade") and b"upgrade" in tokens(headers, b"connection")
     if request.method != b"GET" or request.http_version != b"1.1" or not is_upgrade:
         raise TunnelError(TunnelErrorCode.UPGRADE_REQUIRED, "this port takes WebSocket upgrades only")
     if only(headers, b"sec-websocket-version") != b"13":
         raise TunnelError(TunnelErrorCode.UPGRADE_REQUIRED, "this port takes WebSocket version 13")
+    key = only(headers, b"sec-websocket-key")
+    if key is None or not _is_key(key):
+        raise _bad("Sec-WebSocket-Key is 16 bytes in base64, once")
+    return key
 
 
 def _answer(transport: asyncio.Transport, error: TunnelError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
