@@ -34,6 +34,19 @@ async def test_every_answer_carries_a_request_id_of_its_own(api: Api) -> None:
     assert len(set(ids)) == 3
 
 
+async def test_no_browser_keeps_frames_or_runs_an_answer(start_api: Callable[..., Any]) -> None:
+    plain: Api = await start_api("plain")
+    public: Api = await start_api("public", public_url="https://platform.example.com")
+    for response in (await plain.http.get("/v1/tunnels"), await plain.http.get("/nothing"), await plain.http.get("/healthz")):
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert "server" not in response.headers
+        assert "strict-transport-security" not in response.headers
+    assert (await public.http.get("/healthz")).headers["strict-transport-security"] == "max-age=31536000"
+
+
 async def test_both_key_styles_are_accepted(api: Api) -> None:
     key = api.initial.tunnels_key.reveal()
     async with httpx2.AsyncClient(base_url=api.control.url, headers={"x-api-key": key}, trust_env=False) as plain:

@@ -7,7 +7,7 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from pydantic import Field, field_validator
 
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort, SecretText
+from penstock.config.types import ByteSize, Duration, HostPort, Networks, SecretText
 from penstock.secret import Secret  # noqa: TC001 - as above
 from penstock.telemetry.log import Level  # noqa: TC001 - as above
 
@@ -21,6 +21,29 @@ class TlsFiles(Section):
     """PEM certificate chain, leaf first."""
     key_file: Path
     """PEM private key of the leaf, unencrypted."""
+
+
+class Rate(Section):
+    """So many at once, and so many a minute in the long run."""
+
+    per_minute: int = Field(ge=1)
+    """How many a minute, on average."""
+    burst: int = Field(ge=1)
+    """How many at once after a rest."""
+
+
+class Rates(Section):
+    """How often somebody may ask before 429 and `retry-after`; null turns one off. Each control process counts for itself."""
+
+    key: Rate | None = Rate(per_minute=3000, burst=500)
+    """Of one credential. A thousand callers that share a key and start at once need two requests each; then they rest."""
+    address: Rate | None = Rate(per_minute=12_000, burst=2000)
+    """From one address, whatever the credential: an office behind one, and no more than a fraction of what a process serves."""
+    sign_in: Rate | None = Rate(per_minute=30, burst=30)
+    """Sign-ins and password changes from one address; each costs 50 ms of a core. Ten failed ones of one user are the end
+    of that user's tries in any case."""
+    exchange: Rate | None = Rate(per_minute=120, burst=120)
+    """Token exchanges from one address, each of which may fetch keys and writes a line of history: a cluster that rolls out."""
 
 
 class Limits(Section):
@@ -38,6 +61,10 @@ class Limits(Section):
     """How long a request body may take to arrive."""
     requests: int = Field(default=512, ge=1)
     """Requests served at a time, waiting edges included; more get 529 and are told to come back."""
+    connections: int = Field(default=4096, ge=1)
+    """Connections held open at a time; more are closed at once. An idle one costs a descriptor and some 20 KiB."""
+    rates: Rates = Rates()
+    """How often somebody may ask."""
 
 
 class Federation(Section):
@@ -98,6 +125,9 @@ class ControlConfig(RoleConfig):
     `listen_addr` where it is not given, which only a machine of one's own can use."""
     tls: TlsFiles | None = None
     """The API's own TLS. Leave it out behind a proxy that ends TLS."""
+    trusted_proxies: Networks = ()
+    """Proxies in front, as CIDRs or addresses: what they say in X-Forwarded-For is where a request came from, for rates and the
+    audit log. Nobody else is believed. Without it everybody behind a proxy shares the proxy's rate."""
     log_level: Level = "info"
     """debug, info, warn or error."""
     shutdown_timeout: Duration = 10.0

@@ -24,9 +24,19 @@ ErrorType: TypeAlias = Literal[
 class ApiError(PenstockError):
     """A refused request; `type` decides the status."""
 
-    def __init__(self, type_: ErrorType, public: str, *, detail: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        type_: ErrorType,
+        public: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(public, detail=detail, hint=hint)
         self.type: ErrorType = type_
+        self.retry_after = retry_after
+        """Seconds until it is worth another try, where that is known."""
 
     @property
     def status(self) -> int:

@@ -69,7 +69,8 @@ class Control:
             issuer_keys = IssuerKeys(core)
             tasks = Tasks()
             opened.push_async_callback(tasks.aclose)
-            server = HttpServer(make_app(core, Feed(core), issuer_keys, self._metrics))
+            app = make_app(core, Feed(core), issuer_keys, self._metrics)
+            server = HttpServer(app, self._config.limits.connections)
             await server.start(self._config.listen_addr, await asyncio.to_thread(self._context))
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.

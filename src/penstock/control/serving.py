@@ -30,7 +30,8 @@ KEEP_ALIVE_SECONDS: Final = 75  # longer than the pools of clients (httpx2: 5) a
 class HttpServer:
     """Serves `app` until stopped."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, connections: int = 4096) -> None:
+        self._most = connections
         self._config = Config(
             app,
             http="h11",
@@ -39,7 +40,7 @@ class HttpServer:
             log_config=None,
             log_level="critical",  # what it has to say about strangers' garbage is not a log of ours
             access_log=False,
-            proxy_headers=False,  # nothing here depends on the peer's address, so nobody's word on it is needed
+            proxy_headers=False,  # the frontier knows whom to believe
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -87,11 +88,20 @@ class HttpServer:
             await asyncio.wait(tasks)
 
     def _connection(self) -> asyncio.Protocol:
+        if len(self._state.connections) >= self._most:
+            return _TurnedAway()
         return _Connection(self._config, self._state, self._gone)
 
 
 def _abort(transport: asyncio.BaseTransport) -> None:
     cast("asyncio.Transport", transport).abort()  # uvloop's transports do not inherit from asyncio's
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection over the limit: ended at once, for even a refusal would be a wait on its sender."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        _abort(transport)
 
 
 class _Connection(H11Protocol):

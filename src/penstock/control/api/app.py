@@ -59,4 +59,4 @@ def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMe
             await is_initialized(connection)
         return PlainTextResponse("ready\n")
 
-    return Frontier(app, core.config.limits, metrics, core.entropy)
+    return Frontier(app, core.config, metrics, core.entropy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -30,7 +31,13 @@ _TYPE_OF_STATUS: Final[dict[int, ErrorType]] = {status: cast("ErrorType", type_)
 
 
 def error_response(
-    type_: ErrorType, message: str, request_id: str, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    type_: ErrorType,
+    message: str,
+    request_id: str,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    retry_after: float | None = None,
 ) -> JSONResponse:
     """The envelope. `status` where HTTP is more precise than the type (405)."""
     body = ErrorEnvelope(error=ErrorBody(type=type_, message=message), request_id=request_id)
@@ -39,7 +46,7 @@ def error_response(
         # SDKs repeat a 409 by themselves; ours never go away by repeating.
         response.headers["x-should-retry"] = "false"
     elif type_ in {"rate_limit_error", "overloaded_error"}:
-        response.headers["retry-after"] = "1"
+        response.headers["retry-after"] = str(math.ceil(retry_after or 1))
     elif type_ == "authentication_error":
         response.headers["www-authenticate"] = "Bearer"  # RFC 9110 11.6.1: a 401 names its scheme
     return response
@@ -58,8 +65,13 @@ def register(app: FastAPI) -> None:
 async def _api_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ApiError)  # noqa: S101 - registered for this class
     request.state.refusal = exc
+    return refusal(exc, request.state.request_id)
+
+
+def refusal(exc: ApiError, request_id: str, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The envelope of a foreseen refusal."""
     message = f"{exc.public}; {exc.hint}" if exc.hint else exc.public
-    return error_response(exc.type, message, request.state.request_id)
+    return error_response(exc.type, message, request_id, headers=headers, retry_after=exc.retry_after)
 
 
 async def _internal(request: Request, exc: Exception) -> JSONResponse:

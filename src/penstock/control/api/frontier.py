@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import ids
-from penstock.control.api.envelope import error_response
+from penstock.control.api.addresses import client_address
+from penstock.control.api.envelope import refusal
+from penstock.control.api.rates import RequestRates
 from penstock.control.auth import actors
 from penstock.control.errors import ApiError
 from penstock.telemetry.log import get_logger
@@ -22,13 +26,18 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from penstock.control.config import Limits
+    from penstock.control.api.rates import Taken
+    from penstock.control.config import ControlConfig
     from penstock.control.metrics import ControlMetrics
 
+# Unless a route said otherwise. Nothing here is for browsers, and no page may take it for its own.
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),  # answers hold tokens
     (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
 )
+_ONLY_TLS: Final = (b"strict-transport-security", b"max-age=31536000")
 _USER_AGENT: Final = 200  # characters kept of it in the audit log
 _DRAINED: Final = 1 << 20  # bytes of a refused body; whoever sends more may miss the answer
 
@@ -36,9 +45,13 @@ _DRAINED: Final = 1 << 20  # bytes of a refused body; whoever sends more may mis
 class Frontier:
     """An ASGI application around the API."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: ControlMetrics, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, app: ASGIApp, config: ControlConfig, metrics: ControlMetrics, entropy: Callable[[int], bytes]) -> None:
         self._app = app
-        self._limits = limits
+        self._limits = config.limits
+        self._trusted = config.trusted_proxies
+        self._rates = RequestRates(config.limits.rates)
+        is_tls = config.tls is not None or (config.public_url or "").startswith("https://")
+        self._headers = (*_HEADERS, _ONLY_TLS) if is_tls else _HEADERS
         self._metrics = metrics
         self._entropy = entropy
         self._running = 0
@@ -52,12 +65,13 @@ class Frontier:
         request_id = ids.make(ids.REQUEST, self._entropy(16))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        actors.origin.set(_origin(scope, request_id))
-        answer = _Answer(send, request_id, state)
+        origin = self._origin(scope, request_id)
+        actors.origin.set(origin)
+        answer = _Answer(send, request_id, state, self._headers)
         self._running += 1
         self._metrics.running.set(self._running)
         try:
-            await self._serve(scope, receive, answer)
+            await self._serve(scope, receive, answer, origin.ip_address)
         except Exception as exc:  # noqa: BLE001 - the accept loop of requests; the inner handler has logged it
             self._log.debug("request ended by an exception", request_id=request_id, error=type(exc).__name__)
         finally:
@@ -65,23 +79,35 @@ class Frontier:
             self._metrics.running.set(self._running)
             self._record(scope, answer, time.perf_counter() - began)
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, address: str | None) -> None:
         try:
             if self._running > self._limits.requests:
                 raise ApiError("overloaded_error", "the control plane is busy; try again")
+            self._count(scope, answer, address)
             body = await self._read(scope, receive)
         except ApiError as exc:
             answer.refusal = exc
-            if not isinstance(exc, _TooSlowError):
-                await self._drain(receive)
-            refused = error_response(exc.type, exc.public, answer.request_id, headers={"connection": "close"})
+            is_whole = not isinstance(exc, _TooSlowError) and await self._drain(receive)
+            refused = refusal(exc, answer.request_id, headers={} if is_whole else {"connection": "close"})
             await refused(scope, receive, answer.send)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), answer.send)
 
-    async def _drain(self, receive: Receive) -> None:
-        """Drop some of what still comes: closing at once would reset the connection and take the answer with it."""
+    def _count(self, scope: Scope, answer: _Answer, address: str | None) -> None:
+        taken = self._rates.take(scope["method"], scope["path"], address, _credential(scope))
+        if taken is None:
+            return
+        answer.extra.extend(_rate_headers(taken))
+        if taken.wait:
+            hint = f"wait {math.ceil(taken.wait)} s, as retry-after says"
+            raise ApiError("rate_limit_error", f"too many requests {taken.whose}", hint=hint, retry_after=taken.wait)
+
+    async def _drain(self, receive: Receive) -> bool:
+        """Drop some of what still comes: closing at once would reset the connection and take the answer with it.
+
+        Whether that was all of it.
+        """
         left = _DRAINED
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.body_seconds):
@@ -89,7 +115,15 @@ class Frontier:
                     message = await receive()
                     left -= len(message.get("body", b""))
                     if not message.get("more_body", False):
-                        return
+                        return True
+        return False
+
+    def _origin(self, scope: Scope, request_id: str) -> actors.Origin:
+        client = scope.get("client")
+        forwarded = [value.decode("latin-1") for value in _values(scope, b"x-forwarded-for")]
+        address = client_address(client[0] if client else None, forwarded, self._trusted)
+        agent = next(iter(_values(scope, b"user-agent")), b"").decode("latin-1")
+        return actors.Origin(request_id, address, agent[:_USER_AGENT] or None)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body; None when the client left meanwhile."""
@@ -140,17 +174,21 @@ class _TooSlowError(ApiError):
 class _Answer:
     """Adds to each response what all have, and remembers its status; 499 when the client left before it had one."""
 
-    def __init__(self, send: Send, request_id: str, state: dict[str, Any]) -> None:
+    def __init__(self, send: Send, request_id: str, state: dict[str, Any], headers: tuple[tuple[bytes, bytes], ...]) -> None:
         self._send = send
+        self._headers = headers
         self.request_id = request_id
         self.state = state
         self.status = 499
         self.refusal: ApiError | None = None
+        self.extra: list[tuple[bytes, bytes]] = []
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *_HEADERS]
+            headers = [*message.get("headers", ()), *self.extra]
+            said = {name for name, _ in headers}
+            headers.extend(header for header in self._headers if header[0] not in said)
             headers.append((b"request-id", self.request_id.encode()))
             headers.append((b"date", formatdate(usegmt=True).encode()))
             headers.extend((name.encode(), value.encode()) for name, value in self.state.get("headers", {}).items())
@@ -158,10 +196,23 @@ class _Answer:
         await self._send(message)
 
 
-def _origin(scope: Scope, request_id: str) -> actors.Origin:
-    client = scope.get("client")
-    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
-    return actors.Origin(request_id, client[0] if client else None, agent.decode("latin-1")[:_USER_AGENT] or None)
+def _values(scope: Scope, name: bytes) -> list[bytes]:
+    return [value for key, value in scope["headers"] if key == name]
+
+
+def _credential(scope: Scope) -> str | None:
+    """What was presented, in either style; not yet looked at."""
+    for value in (*_values(scope, b"authorization"), *_values(scope, b"x-api-key")):
+        text = value.decode("latin-1").strip()
+        return text[7:].strip() if text[:7].lower() == "bearer " else text
+    return None
+
+
+def _rate_headers(taken: Taken) -> list[tuple[bytes, bytes]]:
+    """The published ones."""
+    full = datetime.now(UTC) + timedelta(seconds=taken.full_in)
+    said = {"limit": str(taken.limit), "remaining": str(taken.remaining), "reset": f"{full:%Y-%m-%dT%H:%M:%SZ}"}
+    return [(f"anthropic-ratelimit-requests-{name}".encode(), value.encode()) for name, value in said.items()]
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -20,9 +20,10 @@ class Attempts:
     def __init__(self) -> None:
         self._failures: OrderedDict[str, list[datetime]] = OrderedDict()
 
-    def is_spent(self, email: str, now: datetime) -> bool:
-        """Whether nobody may try this address now."""
-        return len(self._recent(email, now)) >= _TRIES
+    def wait(self, email: str, now: datetime) -> float:
+        """Seconds until somebody may try this address again; 0 for now."""
+        recent = self._recent(email, now)
+        return _WINDOW_SECONDS - (now - recent[-_TRIES]).total_seconds() if len(recent) >= _TRIES else 0.0
 
     def failed(self, email: str, now: datetime) -> None:
         """One more wrong password."""

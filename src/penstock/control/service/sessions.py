@@ -42,8 +42,9 @@ class _Person:
 async def sign_in_with_password(core: Core, login: PasswordLogin) -> Session:
     """A session for an address and its password. Raises ApiError 401, the same for every reason."""
     email = login.email.strip().lower()[:320]
-    if core.attempts.is_spent(email, core.now()):
-        raise ApiError("rate_limit_error", "too many failed sign-ins for this address", hint="wait a quarter of an hour")
+    if wait := core.attempts.wait(email, core.now()):
+        text = "too many failed sign-ins of this user"
+        raise ApiError("rate_limit_error", text, hint="wait a quarter of an hour", retry_after=wait)
     async with core.database.read() as connection:
         person = await find_person(connection, _u.c.email == email)
     hashed = person["password_hash"] if person is not None else None
