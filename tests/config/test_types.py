@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.config.types import HostPort, format_duration, parse_duration, parse_network, parse_size
+from penstock.config.types import HostPort, format_duration, parse_duration, parse_network, parse_secret, parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,23 @@ def test_a_duration_that_is_written_is_read_as_the_same(seconds: float) -> None:
     taken = parse_duration(seconds)
     assert parse_duration(format_duration(taken)) == taken
     assert (taken == 0) == (seconds == 0)
+
+
+def test_a_secret_is_text_or_the_file_that_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    assert parse_secret(" s3cret ").reveal() == "s3cret"
+    assert parse_secret({"file": str(tmp_path / "secret")}).reveal() == "s3cret"
+
+
+@pytest.mark.parametrize("value", ["", " ", 5, None, {}, {"file": 5}, {"file": "a", "b": "c"}, {"path": "a"}])
+def test_what_is_no_secret_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"must be text, or \{file: PATH\}"):
+        parse_secret(value)
+
+
+def test_a_secrets_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="absent: no such file or directory"):
+        parse_secret({"file": str(tmp_path / "absent")})
+    with pytest.raises(ValueError, match="binary: not text"):
+        parse_secret({"file": str(tmp_path / "binary")})

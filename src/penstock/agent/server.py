@@ -13,6 +13,7 @@ from uuid import uuid4
 from penstock.agent.connection import LinkPlan
 from penstock.agent.credentials import EdgeTrust, read_token, read_trust
 from penstock.agent.edges import Edges
+from penstock.agent.isolation import until_isolated
 from penstock.agent.metrics import AgentMetrics, ready_page
 from penstock.agent.origin import Origin
 from penstock.agent.reach import Reach
@@ -29,6 +30,7 @@ from penstock.telemetry.metrics import metrics_page, new_registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from penstock.agent.config import AgentConfig
     from penstock.protocol.token import TunnelToken
@@ -118,6 +120,10 @@ class Agent:
         supervisor.start()
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
+
+    async def until_failed(self) -> NoReturn:
+        """Raises UnavailableError when the network it lives in is dead; for the program that runs this role alone."""
+        await until_isolated(lambda: self.links > 0)
 
     async def stop(self) -> None:
         """Unregister, let streams finish within the grace period, end."""

@@ -1,4 +1,6 @@
-"""Runs one program until a signal: SIGINT and SIGTERM stop it in order, a second one ends it at once; SIGHUP reloads."""
+"""Runs one program until a signal, or until it fails: SIGINT and SIGTERM stop it in order, a second one ends it at once;
+SIGHUP reloads.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from penstock.net import loop as loops
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from typing import NoReturn
 
 
 class Role(Protocol):
@@ -31,6 +34,15 @@ class Reloadable(Protocol):
         """Begin to; it tells the log how that went."""
 
 
+@runtime_checkable
+class Mortal(Protocol):
+    """A role that can find that it cannot go on."""
+
+    async def until_failed(self) -> NoReturn:
+        """Raises the PenstockError that ends the process; after `start`."""
+        raise NotImplementedError
+
+
 def run_role(make: Callable[[], Role]) -> None:
     """Start the role, wait for a signal, stop it."""
 
@@ -40,6 +52,8 @@ def run_role(make: Callable[[], Role]) -> None:
             _reload_on_hangup(role)
         try:
             await unless_stopped(stopping, role.start())
+            if isinstance(role, Mortal) and not stopping.is_set():
+                await unless_stopped(stopping, role.until_failed())
             await stopping.wait()
         finally:
             await role.stop()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, cast
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
@@ -132,14 +133,28 @@ Networks = tuple[Network, ...]
 
 
 def parse_secret(value: object) -> Secret:
-    """A secret from text; blanks around it are the file's or the shell's."""
+    """A secret from text, or from the file of `{file: PATH}`; blanks around it are the file's or the shell's."""
     if isinstance(value, Secret):
         return value
+    if isinstance(value, dict):
+        value = _text_of(cast("dict[object, object]", value))
     if not isinstance(value, str) or not value.strip():
-        msg = "must be text"
+        msg = "must be text, or {file: PATH}"
         raise ValueError(msg)
     return Secret(value.strip())
 
 
+def _text_of(reference: dict[object, object]) -> str:
+    path = reference.get("file")
+    if len(reference) != 1 or not isinstance(path, str):
+        msg = "must be text, or {file: PATH}"
+        raise ValueError(msg)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        msg = f"open {path}: {(getattr(exc, 'strerror', None) or 'not text').lower()}"
+        raise ValueError(msg) from None
+
+
 SecretText = Annotated[Secret, BeforeValidator(parse_secret)]
-"""Text that is never shown."""
+"""Text that is never shown; `{file: PATH}` reads it from a file, as containers are given secrets."""

@@ -115,7 +115,7 @@ class ControlConfig(RoleConfig):
     """Folder of the database and, unless set otherwise, of the master key. Made by `initialize`, mode 0700."""
     database_url: SecretText | None = None
     """`postgresql://user:password@host/database`, with libpq's options (`?sslmode=verify-full`). Leave it out for SQLite in
-    `data_dir`. Several control processes may share one; they need the same master key."""
+    `data_dir`. Several control processes may share one; they need the same master key. `{file: PATH}` reads it from a file."""
     listen_addr: HostPort = HostPort("127.0.0.1", 8700)
     """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
     admin_addr: HostPort | None = HostPort("127.0.0.1", 8701)

@@ -20,23 +20,28 @@ def hello(name: str) -> str:
     return f"Hello, {name}! This answer came through the tunnel."
 
 
-def make_app() -> Starlette:
-    """The server as an ASGI application, its endpoint at `/mcp`."""
-    server = _server_class()("penstock-sample", log_level="WARNING")
+def make_app(host: str = "127.0.0.1") -> Starlette:
+    """The server as an ASGI application, its endpoint at `/mcp`. On loopback the SDK answers only to loopback's own names."""
+    server, listening = _server(host)
     server.tool()(hello)
-    return server.streamable_http_app()
+    return server.streamable_http_app(**listening)
 
 
-def _server_class() -> Any:
+def _server(host: str) -> tuple[Any, dict[str, str]]:
+    """The SDK's server, and what its application is told."""
     try:
-        return importlib.import_module("mcp.server.mcpserver").MCPServer  # mcp 2
+        make = importlib.import_module("mcp.server.mcpserver").MCPServer  # mcp 2
     except ModuleNotFoundError:
-        return importlib.import_module("mcp.server.fastmcp").FastMCP  # mcp 1: the same class under its older name
+        make = importlib.import_module("mcp.server.fastmcp").FastMCP  # mcp 1: the same class under its older name
+        return make("penstock-sample", log_level="WARNING", host=host), {}
+    return make("penstock-sample", log_level="WARNING"), {"host": host}
 
 
 def make_config(host: str, port: int) -> uvicorn.Config:
     """Uvicorn's settings for `make_app`, quiet."""
-    return uvicorn.Config(make_app(), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    return uvicorn.Config(
+        make_app(host), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Notices that the agent was left behind in a network that no longer leads anywhere.
+
+Where it shares the proxy's network namespace, as in the published Compose file, and the proxy's container starts again, the
+engine makes a new namespace and the old one loses every interface but loopback. No link can ever come back there, and only a
+process that starts anew is put into the new one: so the agent ends, and its engine starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from penstock.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOOK_EVERY: Final = 1.0  # seconds
+_SURE_AFTER: Final = 3  # looks in a row: interfaces go and come back when a network is configured anew
+
+
+def interfaces() -> frozenset[str]:
+    """The names of this machine's network interfaces, loopback left out."""
+    return frozenset(name for _, name in socket.if_nameindex() if not name.startswith("lo"))
+
+
+async def until_isolated(
+    has_links: Callable[[], bool], *, look: Callable[[], frozenset[str]] = interfaces, every: float = _LOOK_EVERY
+) -> NoReturn:
+    """Raises UnavailableError once all interfaces that there were are gone and no link lives; waits for ever where none was."""
+    seen = 0
+    had = bool(look())
+    while True:
+        await asyncio.sleep(every)
+        here = look()
+        had = had or bool(here)
+        seen = seen + 1 if had and not here and not has_links() else 0
+        if seen >= _SURE_AFTER:
+            raise UnavailableError(
+                "the network is gone: every interface but loopback was taken away",
+                hint="the container whose network this agent shares was started anew; start the agent again to join it",
+            )
