@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.cli import container, health
+from penstock.cli import health
+from penstock.cli.arguments import ENTRY_POINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ def test_a_container_knows_its_role(
     monkeypatch.setattr(health, "FIRST_PROCESS", tmp_path / "cmdline")
     with _admin_port(200, b"ready\n") as address:
         arguments = [argument.format(address=address, file=_edge(tmp_path, address)) for argument in started]
-        process = ["/opt/penstock/bin/python", "-m", container.MODULE, *arguments]
+        process = ["/opt/penstock/bin/python", "-m", ENTRY_POINT, *arguments]
         (tmp_path / "cmdline").write_bytes(b"".join(argument.encode() + b"\0" for argument in process))
         assert command("health").out == "ready\n"
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from penstock.cli import container
 from penstock.cli.agent import accept_cloudflared, token_flags
+from penstock.cli.arguments import ENTRY_POINT, of_container
 from penstock.cli.output import missing_extra, one_line, say
 from penstock.cli.roles import PROXY_CONFIG, ConfigOption, accept_go_flags
 from penstock.config.load import load
@@ -69,14 +69,14 @@ def add_to(app: typer.Typer) -> None:
 def _of_container(app: typer.Typer) -> tuple[str, dict[str, Any]]:
     """The role that this container runs, and its flags."""
     started = FIRST_PROCESS.read_text(errors="replace").split("\0")[:-1] if FIRST_PROCESS.exists() else []
-    if container.MODULE not in started:
+    if ENTRY_POINT not in started:
         raise ConfigError("which role?", hint=f"penstock health ROLE, one of {', '.join(_ROLES)}")
-    return parse_role(app, started[started.index(container.MODULE) + 1 :])
+    return parse_role(app, started[started.index(ENTRY_POINT) + 1 :])
 
 
 def parse_role(app: typer.Typer, arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The role that a container's arguments name, and the values of its flags."""
-    role, *rest = accept_cloudflared(accept_go_flags(container.command(arguments)))
+    role, *rest = accept_cloudflared(accept_go_flags(of_container(arguments)))
     commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
     if role not in commands or role not in _ROLES:
         return role, {}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.cli.container import command
+from penstock.cli.arguments import of_container
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from penstock.cli.container import command
     ],
 )
 def test_a_containers_command_line_means_what_the_published_images_do(given: list[str], meant: list[str]) -> None:
-    assert command(given) == meant
+    assert of_container(given) == meant
