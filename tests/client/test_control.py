@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support import ca
+from tests.support.answering import answering
 from tests.support.control import api, database, start_api
 
 from penstock.client.control import ControlClient, NotAPlatformError
@@ -17,7 +17,7 @@ from penstock.secret import Secret
 from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.control import Api
@@ -149,7 +149,7 @@ async def test_a_host_without_address_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_platform_that_does_not_answer_is_given_up() -> None:
-    async with _answering(None) as url, ControlClient(url, KEY, timeout=0.2) as client:
+    async with answering(None) as url, ControlClient(url, KEY, timeout=0.2) as client:
         error = await _refusal(client)
     assert isinstance(error, UnavailableError)
     assert "in time" in error.public
@@ -169,7 +169,7 @@ async def test_a_platform_that_does_not_answer_is_given_up() -> None:
     ids=["empty object", "html", "redirect", "bad gateway", "ssh", "nothing", "forbidden"],
 )
 async def test_whatever_else_answers_is_one_clear_error(answer: bytes, kind: type[PenstockError]) -> None:
-    async with _answering(answer) as url, ControlClient(url, KEY) as client:
+    async with answering(answer) as url, ControlClient(url, KEY) as client:
         error = await _refusal(client)
     assert type(error) is kind
     assert error.hint
@@ -217,20 +217,3 @@ async def test_a_companys_proxy_is_never_asked_for_this_machine(api: Api, monkey
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with ControlClient(api.control.url, api.initial.tunnels_key) as client:
         await client.create_tunnel()
-
-
-@asynccontextmanager
-async def _answering(answer: bytes | None) -> AsyncIterator[str]:
-    """A server that says `answer` to the first bytes of each connection and closes; None: it says nothing."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        if answer is None:
-            await reader.read(-1)
-        else:
-            writer.write(answer)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -6,16 +6,14 @@ was asked makes no sense to it (ConfigError). Each says what to do next; none ev
 
 from __future__ import annotations
 
-import socket
-import ssl
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from penstock.client.reach import check_url, is_loopback, no_answer
 from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.schema.callers import CallerCa, CallerCertificate, Resolution
 from penstock.schema.errors import ErrorEnvelope
@@ -53,7 +51,8 @@ class Edition(Enum):
 class ControlClient:
     """Speaks to one control plane with one credential. Close it with `aclose`, or use it as a context.
 
-    `api_key` may be any bearer of that control plane; `credential` is what to call it when it is refused.
+    `api_key` may be any bearer of that control plane; `credential` is what to call it when it is refused, and `refused_hint`
+    what to do then.
     """
 
     def __init__(
@@ -65,20 +64,23 @@ class ControlClient:
         timeout: float = _SECONDS,
         edition: Edition = Edition.CURRENT,
         credential: str = "API key",
+        refused_hint: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._credential = credential
+        self._refused_hint = refused_hint
         self.edition: Final = edition
         self._tunnels = edition.path
         self._published = {"anthropic-version": "2023-06-01", "anthropic-beta": edition.beta}
         self._headers = {"authorization": f"Bearer {api_key.reveal()}"}
-        _check(self.base_url, api_key)
+        check_url(self.base_url)
+        _check_key(api_key)
         self._http = httpx2.AsyncClient(
             base_url=self.base_url,
             verify=contexts.control_client(ca_file) if self.base_url.startswith("https:") else contexts.unused_client(),
             timeout=timeout,
             # A company's proxy variables hold for platforms elsewhere, not for this machine: it would get the key.
-            trust_env=not _is_loopback(self.base_url),
+            trust_env=not is_loopback(self.base_url),
             follow_redirects=False,  # a redirect would carry the key to wherever it points
         )
 
@@ -194,7 +196,7 @@ class ControlClient:
         try:
             response = await self._http.request(method, path, json=json, params=params, headers=headers)
         except httpx2.HTTPError as exc:
-            raise self._no_answer(exc) from exc
+            raise no_answer(self.base_url, exc) from exc
         if not response.is_success:
             raise self._refusal(response)
         try:
@@ -205,32 +207,6 @@ class ControlClient:
                 detail=f"{exc.error_count()} wrong fields in {model.__name__}",
                 hint="check the API URL",
             ) from None
-
-    def _no_answer(self, exc: httpx2.HTTPError) -> PenstockError:
-        """One sentence for each way of not being there. The cause is below: the library keeps only its text."""
-        detail = f"{type(exc).__name__}: {exc}"
-        for cause in _causes(exc):
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return IdentityError(
-                    f"the certificate of {self.base_url} is not trusted: {cause.verify_message}",
-                    detail=detail,
-                    hint="name its CA file, or check that the URL is the control plane's",
-                )
-            if isinstance(cause, ssl.SSLError):
-                return UnavailableError(f"TLS with {self.base_url} failed", detail=detail, hint="is it https there, or http?")
-            if isinstance(cause, socket.gaierror):
-                return UnavailableError(
-                    f"the host of {self.base_url} has no address", detail=detail, hint="check the URL and DNS"
-                )
-            if isinstance(cause, ConnectionRefusedError):
-                return UnavailableError(
-                    f"nothing listens at {self.base_url}",
-                    detail=detail,
-                    hint="is the control plane running, and is this its port?",
-                )
-        if isinstance(exc, httpx2.TimeoutException):
-            return UnavailableError(f"{self.base_url} does not answer in time", detail=detail, hint="is a firewall in between?")
-        return UnavailableError(f"no answer from {self.base_url}", detail=detail, hint="is the control plane running?")
 
     def _refusal(self, response: httpx2.Response) -> PenstockError:
         status = response.status_code
@@ -249,11 +225,13 @@ class ControlClient:
             return IdentityError(
                 f"the {self._credential} is not accepted: {message}",
                 detail=detail,
-                hint="use a key of this control plane that is not revoked",
+                hint=self._refused_hint or "use a key of this control plane that is not revoked",
             )
         if status == 403:
             return IdentityError(
-                f"the {self._credential} may not do this: {message}", detail=detail, hint="use a key of the right workspace"
+                f"the {self._credential} may not do this: {message}",
+                detail=detail,
+                hint=self._refused_hint or "use a key of the right workspace",
             )
         if status == 404:
             return NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")
@@ -285,13 +263,7 @@ class NotAPlatformError(UnavailableError):
     """404, and not in a platform's words: another service, or a platform that knows nothing of what was asked."""
 
 
-def _check(base_url: str, api_key: Secret) -> None:
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL as exc:
-        raise ConfigError(f"{base_url!r} is not a URL", hint="it looks like https://penstock.example.com") from exc
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError(f"{base_url!r} is not the URL of an API", hint="it looks like https://penstock.example.com")
+def _check_key(api_key: Secret) -> None:
     # A line break would end the header and begin another.
     if not api_key or not api_key.reveal().isascii() or not api_key.reveal().isprintable():
         raise ConfigError(
@@ -299,31 +271,8 @@ def _check(base_url: str, api_key: Secret) -> None:
         )
 
 
-def _is_loopback(base_url: str) -> bool:
-    host = httpx2.URL(base_url).host
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _segment(text: str) -> str:
     """An id as one segment of a path; anything else would ask for another resource."""
     if not text or not text.isascii() or not all(character.isalnum() or character in "_-" for character in text):
         raise ConfigError(f"{text!r:.100} is not an id", hint="it looks like tnl_01Hx9Kp2RtQvMn3sWbYdLcF8")
     return text
-
-
-def _causes(exc: BaseException) -> list[BaseException]:
-    """The exception and everything below it, each once; groups (several addresses tried) are opened."""
-    found: list[BaseException] = []
-    waiting: list[BaseException | None] = [exc]
-    while waiting:
-        cause = waiting.pop(0)
-        if cause is None or cause in found:
-            continue
-        found.append(cause)
-        if isinstance(cause, BaseExceptionGroup):
-            waiting.extend(cause.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]  # any kind will do
-        waiting.extend((cause.__cause__, cause.__context__))
-    return found

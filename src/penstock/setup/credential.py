@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _LAUNCH_SCOPE: Final = "org:manage_tunnels"
 _CURRENT_SCOPE: Final = "workspace:manage_tunnels"
+_REFUSED: Final = (
+    f"the rule needs the scope {_CURRENT_SCOPE} (or {_LAUNCH_SCOPE}), and its service account must be a member of the tunnel's "
+    "workspace: name it with ANTHROPIC_WORKSPACE_ID"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,13 @@ def find_credential(variables: Mapping[str, str]) -> Credential:
 async def open_platform(api_url: str, credential: Credential, *, ca_file: Path | None) -> ControlClient:
     """A client of the platform in the edition that the credential's scope is for. Raises what `exchange` raises."""
     if isinstance(credential, Secret):
-        return ControlClient(api_url, credential, ca_file=ca_file, credential="Tunnels API key in API_TOKEN")
+        return ControlClient(
+            api_url,
+            credential,
+            ca_file=ca_file,
+            credential="Tunnels API key in API_TOKEN",
+            refused_hint="make a Tunnels API key in the tunnel's workspace; other API keys manage no tunnels",
+        )
     identity = Identity(
         credential.assertion(), credential.federation_rule_id, credential.organization_id, credential.workspace_id
     )
@@ -105,5 +115,6 @@ async def open_platform(api_url: str, credential: Credential, *, ca_file: Path |
         bearer.token,
         ca_file=ca_file,
         edition=edition,
-        credential="workload's token (rule, scope or workspace membership)",
+        credential="workload's token",
+        refused_hint=_REFUSED,
     )
