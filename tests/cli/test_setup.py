@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support import ca
 from tests.support.command import run
-from tests.support.control import api, database, start_api
+from tests.support.control import database, start_api
 from tests.support.provisioned import write_offline
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Ended
     from tests.support.control import Api
 
-__all__ = ["api", "database", "start_api"]
+__all__ = ["database", "start_api"]
 
 URL = "http://127.0.0.1:9"  # discard: nothing answers there
 RULE = {"ANTHROPIC_FEDERATION_RULE_ID": "fdrl_1", "ANTHROPIC_ORGANIZATION_ID": "o"}
@@ -112,21 +113,34 @@ def test_check_lists_every_finding_and_exits_1_when_one_is_bad(command: Callable
 
 
 @pytest.mark.anyio
-async def test_init_and_check_against_a_platform(api: Api, tmp_path: Path) -> None:
-    variables = {"API_URL": api.control.url, "API_TOKEN": api.initial.tunnels_key.reveal()}
+async def test_init_and_check_against_a_private_platform(start_api: Callable[..., Any], tmp_path: Path) -> None:
+    authority = ca.ca()
+    pair = ca.server(authority, "localhost")
+    (tmp_path / "pair.pem").write_text(f"{pair.certificate_pem}{pair.key_pem.reveal()}")
+    (tmp_path / "company-ca.crt").write_text(authority.certificate_pem)
+    served: Api = await start_api(tls={"cert_file": tmp_path / "pair.pem", "key_file": tmp_path / "pair.pem"})
+    variables = {
+        "API_URL": f"https://localhost:{served.control.address.port}",
+        "API_TOKEN": served.initial.tunnels_key.reveal(),
+    }
 
     async def setup(*arguments: str) -> tuple[int, str, str]:
         ended = await asyncio.to_thread(run, "setup", *arguments, folder=tmp_path, **variables)
         return ended.returncode, ended.stdout, ended.stderr
 
-    code, out, err = await setup("init", "--output=dir:data", "--token-version=1", "--key-type=ecdsa", "--json")
+    init = ("init", "--output=dir:data", "--token-version=1", "--key-type=ecdsa", "--json")
+    code, out, err = await setup(*init)
+    assert (code, out) == (1, "")
+    assert "is not trusted" in err
+    assert "CA file" in err
+    code, out, err = await setup(*init, "--api-ca-file=company-ca.crt")
     assert code == 0, err
     told = json.loads(out)
-    [tunnel] = (await api.http.get("/v1/tunnels")).json()["data"]
-    assert (told["tunnel_id"], told["tunnel_domain"], told["output"]) == (tunnel["id"], tunnel["domain"], "dir:data")
+    assert told["tunnel_id"] == (tmp_path / "data" / "tunnel-id").read_text().strip()
+    assert told["tunnel_domain"] == (tmp_path / "data" / "tunnel-domain").read_text().strip()
     assert "create a tunnel" in told["changes"]
     assert "· create a tunnel" in err
-    code, out, err = await setup("check", "data")
+    code, out, err = await setup("check", "data")  # the platform's CA is in the output now
     assert code == 0, out
     assert "CA registered: as tcrt_" in out
     secrets = [(tmp_path / "data" / name).read_text() for name in ("tunnel-token", "ca.key", "tls.key")]
