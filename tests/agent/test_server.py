@@ -25,6 +25,7 @@ from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError
 from penstock.net.link import LinkStream
 from penstock.net.upgrade import UpgradeRequest
+from penstock.protocol.http2.frames import FrameType, frame
 
 if TYPE_CHECKING:
     from tests.support.site import Site
@@ -377,6 +378,20 @@ async def test_nothing_on_the_local_target_is_said_without_its_address(site: Sit
         response, _ = await site.ask(edge)
     assert (response.status, response.header(b"penstock-error")) == (502, b"proxy_unreachable")
     assert b"127.0.0.1" not in response.body
+
+
+async def test_the_end_of_a_link_is_logged_with_its_reason_on_both_sides(site: Site) -> None:
+    with capture_logs() as lines:
+        async with site.edge() as edge, site.agent(edge, url="http://127.0.0.1:9", links=1) as agent:
+            (session,) = edge.sessions.links_of(TUNNEL_ID)
+            lower = session.link._lower
+            assert lower is not None
+            lower.write(frame(FrameType.PING, 0, 1, bytes(8)))
+            await until(lambda: not session.is_open and agent.links == 0)
+            await until(lambda: sum(line["event"] == "Unregistered tunnel connection" for line in lines) == 2)
+    said = {line["reason"] for line in lines if line["event"] == "Unregistered tunnel connection"}
+    assert {"PING is on the wrong kind of stream"} < said
+    assert any(reason.startswith("the peer ended the link: PROTOCOL_ERROR") for reason in said)
 
 
 async def test_without_a_local_target_the_published_text_is_answered(site: Site) -> None:

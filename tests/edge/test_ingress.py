@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.support.site import Site
 
     from penstock.edge.server import Edge
+    from penstock.net.link import Link, LinkStream
 
 pytestmark = pytest.mark.anyio
 
@@ -146,6 +148,37 @@ async def test_a_link_that_falls_before_it_answered_is_replaced_by_another(site:
         ((response, transport),) = await asking
         assert response.status == 101
         transport.abort()
+
+
+async def test_a_request_of_very_many_fields_is_refused_and_costs_no_link(site: Site) -> None:
+    async with Origin(Echo) as origin, site.edge(limits=QUICK) as edge, site.agent(edge, url=origin.url, links=2) as agent:
+        standing, _ = await site.open(edge)
+        fields = [(b"a%d" % number, b"1") for number in range(600)]
+        assert (await refusal(site, edge, headers=fields))[:2] == (431, "head_too_large")
+        await standing.write(b"still here")
+        async with asyncio.timeout(5):
+            assert await standing.read(100) == b"still here"
+        assert (edge.sessions.registered, agent.links) == (2, 2)
+        await standing.aclose()
+
+
+async def test_a_head_that_costs_a_link_is_sent_once_more_and_no_more(site: Site) -> None:
+    async with site.edge(limits=QUICK) as edge, contextlib.AsyncExitStack() as stack:
+        agents = [await stack.enter_async_context(raw_agent(site, edge)) for _ in range(4)]
+        asked = asyncio.Queue[None]()
+        for agent in agents:
+            await agent.register()
+
+            def fall(_: LinkStream, link: Link = agent.link) -> None:
+                asked.put_nowait(None)
+                link.abort()
+
+            agent.streams.put_nowait = fall  # pyright: ignore[reportAttributeAccessIssue]  # as soon as it is asked
+        response, _ = await site.ask(edge)
+        assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+        assert response.header(b"penstock-link")  # for an edge that passed it on: not to be tried elsewhere
+        assert asked.qsize() == 2
+        assert edge.sessions.registered == 2
 
 
 async def test_a_stream_that_no_agent_takes_is_refused_once_all_were_tried(site: Site) -> None:

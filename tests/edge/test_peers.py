@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support import ca
 from tests.support.ca import HOST
+from tests.support.rawagent import raw_agent
 from tests.support.site import TUNNEL_ID, Echo, Origin, caller_record, until
 
 from penstock.edge.presence import Presence
@@ -110,6 +111,19 @@ async def read(stream: ByteStream, size: int) -> bytes:
 
 
 # --- passing on -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_head_that_cost_the_holders_link_is_tried_nowhere_else(site: Site) -> None:
+    async with cluster(site) as (holder, other), raw_agent(site, holder) as one, raw_agent(site, holder) as two:
+        await one.register()
+        await two.register()
+        asking = asyncio.gather(site.ask(other))
+        await until(lambda: one.streams.qsize() + two.streams.qsize() == 1)
+        (one if one.streams.qsize() else two).link.abort()
+        ((response, _),) = await asking
+        assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+        assert response.header(b"penstock-link")
+        assert holder.sessions.registered == 1
 
 
 async def test_an_edge_without_the_tunnel_passes_the_stream_to_the_one_that_holds_it(site: Site) -> None:

@@ -12,6 +12,7 @@ import pytest
 from penstock.net.link import Link, LinkLimits, LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
+from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
 from penstock.protocol.http2 import Role, Settings
 from penstock.protocol.http2.frames import PREFACE, FrameType, frame
 
@@ -115,6 +116,38 @@ async def until(holds: Any, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.002)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_head_of_too_many_fields_is_not_sent_and_nothing_else_is_touched() -> None:
+    async with joined() as ends:
+        near, far = await ends.stream()
+        with pytest.raises(LocalProtocolError, match="too many fields"):
+            ends.edge.open_stream([*REQUEST, *([(b"x", b"y")] * 600)])
+        assert ends.edge.load == 1
+        answering, asked = ends.edge.open_stream(REQUEST), await ends.agent_owner.requested.get()
+        asked.respond([*OK, *([(b"x", b"y")] * 600)])
+        with pytest.raises(StreamLostError):
+            await answering.response()
+        reader = own(far)
+        near.write(b"still here")
+        await until(lambda: reader.data == b"still here")
+
+
+async def test_a_peer_that_breaks_the_protocol_is_told_why_and_so_are_both_owners() -> None:
+    async with joined() as ends:
+        near, _ = await ends.stream()
+        lower = ends.edge._lower
+        assert lower is not None
+        lower.write(frame(FrameType.PING, 0, 1, bytes(8)))
+        mine, theirs = await ends.agent_owner.lost, await ends.edge_owner.lost
+        assert isinstance(mine, RemoteProtocolError)
+        assert "PING is on the wrong kind of stream" in mine.public
+        assert isinstance(theirs, RemoteProtocolError)
+        assert theirs.public == "the peer ended the link: PROTOCOL_ERROR, PING is on the wrong kind of stream"
+        assert near.is_closing()
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------

@@ -116,6 +116,12 @@ async def test_accepting_answers_the_key_and_hands_over_transport_and_early_byte
     assert answer.endswith(b"\r\n\r\n")
 
 
+async def test_a_hundred_fields_are_taken() -> None:
+    door = Door()
+    door.send(head(extra=(b"x: y",) * 95))
+    assert len((await door.request()).headers) == 100
+
+
 async def test_an_accept_that_an_upstream_computed_is_relayed_once() -> None:
     door = Door()
     door.send(head())
@@ -192,6 +198,7 @@ async def test_a_refusal_is_text_with_its_code_and_nothing_internal() -> None:
         pytest.param(head(extra=(b"X: a\nY: b",)), 400, "bad_request", id="a bare line feed"),
         pytest.param(head(extra=(b"X : a",)), 400, "bad_request", id="a space before the colon"),
         pytest.param(head(extra=(b"X: " + b"a" * 20_000,)), 431, "head_too_large", id="a head too large"),
+        pytest.param(head(extra=(b"x: y",) * 96), 431, "head_too_large", id="more than a hundred fields"),
         pytest.param(b"GET /" + b"a" * 20_000, 431, "head_too_large", id="a request line without end"),
     ],
 )

@@ -85,6 +85,8 @@ class EdgeConnection:
         self._has_unregistered = False
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the link is gone."""
+        self.reason = ""
+        """Why it went, as far as it is known."""
         self.on_notice: Callable[[Notice], None] = _ignore
         """Called with what the edge tells."""
 
@@ -165,10 +167,11 @@ class EdgeConnection:
 
     def link_lost(self, exc: Exception | None) -> None:
         """Gone."""
+        self.reason = said(exc)
         if not self.gone.done():
             self.gone.set_result(None)
         if not self._control.done():
-            self._control.set_exception(ConnectionResetError(str(exc or "the edge closed the link")))
+            self._control.set_exception(ConnectionResetError(self.reason))
             self._control.exception()  # nobody may be waiting any more
 
     def _noticed(self, stream: LinkStream, value: bytes) -> None:
@@ -225,6 +228,11 @@ class EdgeConnection:
             if events:
                 return events[0]
         raise ConnectionResetError("the edge ended the control stream")
+
+
+def said(exc: Exception | None) -> str:
+    """A link's end, for the log."""
+    return "closed" if exc is None else (str(exc) or type(exc).__name__)[:200]
 
 
 def _ignore(_: Notice) -> None:

@@ -238,7 +238,12 @@ class Supervisor:
             self._held.discard(held)
             self._claims[held.edge] -= 1
             self._count()
-            self._log.info("Unregistered tunnel connection", connIndex=held.slot.index, edge=str(held.edge))
+            self._log.info(
+                "Unregistered tunnel connection",
+                connIndex=held.slot.index,
+                edge=str(held.edge),
+                reason=held.connection.reason,
+            )
 
     async def _leave(self, held: Held) -> None:
         held.is_leaving = True

@@ -21,6 +21,7 @@ from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
 from penstock.protocol import events
+from penstock.protocol.errors import LocalProtocolError
 from penstock.protocol.events import Event
 from penstock.protocol.metadata import EDGE, LINK, REPLICA
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     _Who: TypeAlias = Callable[[UpgradeRequest], Awaitable[Asked]]
 
+_TRIES: Final = 2  # links that one head may be lost with
 _RETRY_AFTER: Final = 1  # seconds: an agent's link is back within about that
 
 
@@ -134,7 +136,7 @@ class Ingress:
             asked = await who(request)
             admission = await self._admit(asked.identity, request.host)
             try:
-                session, stream, answer = await self._open(admission, request)
+                session, stream, answer = await self._open(admission, request, tries=_TRIES if asked.hop is None else 1)
             except _NoLinkError:
                 await self._pass_on(asked, admission, request)
                 return
@@ -186,10 +188,13 @@ class Ingress:
             )
         return admit_caller(feed.directory, identity, host, datetime.now(UTC))
 
-    async def _open(self, admission: Admission, request: UpgradeRequest) -> tuple[AgentSession, LinkStream, Answer]:
-        """A stream on the best link; on the next best while links refuse it or are lost before they answered.
+    async def _open(
+        self, admission: Admission, request: UpgradeRequest, *, tries: int
+    ) -> tuple[AgentSession, LinkStream, Answer]:
+        """A stream on the best link; on the next best while links refuse it, and once more where one is lost unanswered.
 
-        Nothing but the upgrade's head has been sent then, so trying again repeats no byte of the caller's.
+        Nothing but the upgrade's head has been sent then, so trying again repeats no byte of the caller's. But if it was this
+        head that ended the link, each try would cut all streams of another: `tries` is how many links it may cost.
         """
         head = stream_request(admission.host, request.path, request.headers)
         asked = request.header(REPLICA)
@@ -207,6 +212,11 @@ class Ingress:
             except StreamLostError as exc:
                 if exc.code is not None:
                     raise _unavailable("the agent gave the stream up", detail=f"code {exc.code}") from exc
+                tries -= 1
+                if not tries:
+                    raise _LinkLostError(session.id, str(exc.__cause__ or exc)) from exc
+            except LocalProtocolError as exc:
+                raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, exc.public, detail=exc.detail) from exc
             except TimeoutError as exc:
                 raise _unavailable("the agent did not answer in time") from exc
         if self._sessions.budget.is_spent:
@@ -264,7 +274,7 @@ class Ingress:
 
     def _refuse(self, request: UpgradeRequest, error: TunnelError) -> None:
         self._count(error)
-        request.refuse(error)
+        request.refuse(error, [(LINK, error.link.encode())] if isinstance(error, _LinkLostError) else ())
 
     def _count(self, error: TunnelError) -> None:
         self._metrics.opened.labels(error.code.value).inc()
@@ -293,6 +303,16 @@ class _NoLinkError(TunnelError):
             detail=f"links tried: {tried}",
             retry_after=_RETRY_AFTER,
         )
+
+
+class _LinkLostError(TunnelError):
+    """A link was lost with this head, whose fault it may be: nobody tries it on another. The answer names the link."""
+
+    def __init__(self, link: str, detail: str) -> None:
+        super().__init__(
+            TunnelErrorCode.AGENT_UNAVAILABLE, "the agent's link was lost", detail=detail, retry_after=_RETRY_AFTER
+        )
+        self.link = link
 
 
 def _read_answer(stream: LinkStream, head: Headers) -> Answer:

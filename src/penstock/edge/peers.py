@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.errors import PenstockError, TunnelErrorCode, UnavailableError
 from penstock.net.dial import dial_tls, dial_unix
 from penstock.net.upgrade import request_upgrade
-from penstock.protocol.metadata import CALLER, ERROR, HOP, HOP_EDGE, HOP_WORKER
+from penstock.protocol.metadata import CALLER, ERROR, HOP, HOP_EDGE, HOP_WORKER, LINK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +114,7 @@ class Peers:
             )
         except (PenstockError, TimeoutError, OSError):
             return None
-        if response.status != 101 and response.header(ERROR) in _TRY_ANOTHER:
+        if response.status != 101 and response.header(ERROR) in _TRY_ANOTHER and response.header(LINK) is None:
+            # With a link's name, the head was lost with that link and is not to be tried again.
             return None
         return PassedOn(transport, response, by)

@@ -272,6 +272,8 @@ class AgentSession:
         self._sessions.closed(self)
         if self.tunnel_id is not None:
             self._sessions.log.info("Unregistered tunnel connection", connector=self.connector_id, reason=_reason(exc))
+        elif exc is not None:
+            self._sessions.log.info("link lost before it was registered", reason=_reason(exc))
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -395,4 +397,4 @@ async def _until_ended(pipe: ByteStream) -> None:
 
 
 def _reason(exc: Exception | None) -> str:
-    return "closed" if exc is None else str(exc)[:200]
+    return "closed" if exc is None else (str(exc) or type(exc).__name__)[:200]

@@ -40,7 +40,7 @@ from penstock.protocol.http2.frames import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-from penstock.protocol.http2.headers import has_too_many_fields
+from penstock.protocol.http2.headers import count_fields
 
 REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"e"), (b":path", b"/")]
 F = FrameType
@@ -375,9 +375,30 @@ def test_a_head_of_very_many_fields_is_refused_before_it_is_decoded(field: bytes
     connection = agent()
     connection.receive_data(frame(F.HEADERS, END_HEADERS, 1, field * 100))
     assert (
-        refused(agent(Settings(max_header_fields=99)), frame(F.HEADERS, END_HEADERS, 1, field * 100))
+        refused(agent(Settings(max_header_fields=12)), frame(F.HEADERS, END_HEADERS, 1, field * 100))
         == ErrorCode.ENHANCE_YOUR_CALM
     )
+
+
+def test_a_head_of_few_fields_that_would_take_long_is_refused_before_it_is_decoded() -> None:
+    limits = Settings(max_header_fields=10, max_header_block=1000)
+    lawful, long = b"\x00\x01a\x5a" + bytes(90), b"\x00\x01a\x2d" + bytes(45)
+    agent(limits).receive_data(frame(F.HEADERS, END_HEADERS, 1, lawful * 10))
+    assert refused(agent(limits), frame(F.HEADERS, END_HEADERS, 1, long * 20)) == ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_a_head_of_too_many_fields_costs_its_stream_alone_and_what_it_taught_the_table_is_known_to_the_next() -> None:
+    encoder = Encoder()
+    many = encoder.encode([*REQUEST, *((b"x-%d" % number, b"y") for number in range(9))])
+    after = encoder.encode([*REQUEST, (b"x-8", b"y")])
+    connection = agent(Settings(max_header_fields=12))
+    (first,) = connection.receive_data(head(1))
+    assert isinstance(first, HeadersReceived)
+    assert connection.receive_data(frame(F.HEADERS, END_HEADERS, 3, many)) == []
+    assert connection.data_to_send() == rst_stream(3, ErrorCode.PROTOCOL_ERROR)
+    (next_one,) = connection.receive_data(frame(F.HEADERS, END_HEADERS, 5, after))
+    assert next_one == HeadersReceived(5, [*REQUEST, (b"x-8", b"y")], end_stream=False)
+    assert connection.open_streams == 2
 
 
 @settings(max_examples=200, deadline=None)
@@ -392,8 +413,8 @@ def test_fields_are_counted_as_the_encoder_wrote_them(
     encoder = Encoder()
     for _ in range(2):
         encoded = encoder.encode([(*header, sensitive) for header in headers], huffman=huffman)
-        assert not has_too_many_fields(encoded, len(headers))
-        assert not headers or has_too_many_fields(encoded, len(headers) - 1)
+        assert count_fields(encoded, len(headers)) == len(headers)
+        assert not headers or count_fields(encoded, len(headers) - 1) == len(headers)
 
 
 def test_replies_to_a_peer_that_does_not_read_are_bounded() -> None:

@@ -10,7 +10,7 @@ from penstock.net.link.limits import LinkLimits, LinkOwner
 from penstock.net.link.stalls import Stalls
 from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
 from penstock.net.transports import cut
-from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
+from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError, StreamLimitError
 from penstock.protocol.http2 import (
     Connection,
     DataReceived,
@@ -56,6 +56,7 @@ class Link(asyncio.Protocol):
         self._blocked = False  # the transport below has had enough
         self._flush_due = False
         self._ended = False
+        self._reason: Exception | None = None  # why the peer ended the link, if it said
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
@@ -84,12 +85,12 @@ class Link(asyncio.Protocol):
         return below + sum(self._http.queued(stream_id) for stream_id in self._streams)
 
     def open_stream(self, headers: Headers) -> LinkStream:
-        """Edge: send a request head. StreamRefusedError when this link takes no more."""
+        """Edge: send a request head. StreamRefusedError when this link takes no more; LocalProtocolError: too large a head."""
         if not self.is_open:
             raise StreamRefusedError("the link takes no new streams")
         try:
             stream_id = self._http.open_stream(headers)
-        except LocalProtocolError as exc:
+        except StreamLimitError as exc:
             raise StreamRefusedError("the link takes no more streams", detail=exc.public) from exc
         self._flush_soon()
         return self._add(stream_id, headers)
@@ -163,6 +164,7 @@ class Link(asyncio.Protocol):
         self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        exc = self._reason or exc  # a peer that says why it goes may cut before we have closed
         self._lower = None
         self._ended = True
         if self._timer is not None:
@@ -245,9 +247,10 @@ class Link(asyncio.Protocol):
                     self._peer_ended(stream_id)
             case StreamReset(stream_id=stream_id, code=code):
                 self._reset(stream_id, code)
-            case GoawayReceived(code=code):
+            case GoawayReceived() as goaway:
                 self._draining = True
-                if code != ErrorCode.NO_ERROR and self._lower is not None:
+                if goaway.code != ErrorCode.NO_ERROR and self._lower is not None:
+                    self._reason = RemoteProtocolError(f"the peer ended the link: {goaway.reason}", goaway.code)
                     self._lower.close()
             case PingAcknowledged():
                 self._answered = True

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # A head of ours is under 1 KiB; cookies and a company's own headers are what the rest is for.
 HEAD_LIMIT: Final = 16_384
+# Browsers send some 20, intermediaries add a few. On a link each is a field of its stream's head, which has a limit too.
+FIELDS_LIMIT: Final = 100
 # One round trip and patience; a slow-loris gets no more than this of a socket.
 HEAD_TIMEOUT: Final = 10.0
 

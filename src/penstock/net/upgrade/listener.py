@@ -14,7 +14,7 @@ import h11
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
 from penstock.net.transports import StreamTransport, cut
-from penstock.net.upgrade.head import HEAD_LIMIT, HEAD_TIMEOUT, accept_for, first, only, tokens
+from penstock.net.upgrade.head import FIELDS_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT, accept_for, first, only, tokens
 from penstock.net.watch import PauseWatch
 from penstock.protocol.hosts import InvalidHostError, normalize_host
 
@@ -28,9 +28,9 @@ _METHOD_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 class UpgradeListener(asyncio.Protocol):
     """Reads one upgrade request on a fresh transport, then calls `on_request`, which decides now or later.
 
-    A TLS hello or garbage gets 400 in clear text, a plain request 426, a head over `head_limit` bytes 431, one not there
-    after `head_timeout` seconds 400. `on_refused(error)` is told, for logs and counters. A GET of one of the `plain_paths`
-    need be no upgrade: its request `is_plain` then.
+    A TLS hello or garbage gets 400 in clear text, a plain request 426, a head over `head_limit` bytes or of more than
+    `FIELDS_LIMIT` fields 431, one not there after `head_timeout` seconds 400. `on_refused(error)` is told, for logs and
+    counters. A GET of one of the `plain_paths` need be no upgrade: its request `is_plain` then.
     """
 
     __slots__ = (
@@ -202,6 +202,8 @@ class UpgradeRequest:
 
 
 def _read_request(head: bytes, early: bytes, transport: asyncio.Transport, plain_paths: Container[str] = ()) -> UpgradeRequest:
+    if head.count(b"\r\n") - 2 > FIELDS_LIMIT:  # the request line, and the empty one
+        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request's head has more than {FIELDS_LIMIT} fields")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise _bad("lines end in CRLF")  # h11 takes a bare LF; a relay behind us may read it otherwise
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)

@@ -94,7 +94,9 @@ class Connection:
     # --- streams ----------------------------------------------------------------------------------------------------
 
     def open_stream(self, headers: Headers, *, end_stream: bool = False) -> int:
-        """Open a stream (EDGE) with a request head, `:` names first; its id. StreamLimitError when none can be opened."""
+        """Open a stream (EDGE) with a request head, `:` names first; its id. StreamLimitError when none can be opened,
+        LocalProtocolError for a head that is too large.
+        """
         ledger = self._ledger
         if ledger.role is not Role.EDGE:
             raise LocalProtocolError("only the edge opens streams")
@@ -236,6 +238,9 @@ class Connection:
         return stream
 
     def _check_size(self, headers: Headers) -> None:
+        # No setting tells the peer's limit of fields. Ours has the same as we do, and would reset the stream.
+        if len(headers) > self._ledger.settings.max_header_fields:
+            raise LocalProtocolError("the head has too many fields", detail=f"{len(headers)} fields")
         if list_size(headers) > self._ledger.peer.max_header_list:
             raise LocalProtocolError("the head is larger than the peer accepts")
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+
+from penstock.protocol.http2.frames import ErrorCode
+
+_NAMES: Final = {int(code): code.name for code in ErrorCode}
+_TEXT: Final = 100
 
 
 class HeadersReceived(NamedTuple):
@@ -55,6 +60,14 @@ class GoawayReceived(NamedTuple):
     last_stream_id: int
     code: int
     debug: bytes
+
+    @property
+    def reason(self) -> str:
+        """The code's name and what else the peer says, for a log: printable, and not much of it."""
+        name = _NAMES.get(self.code, f"code {self.code}")
+        text = self.debug[:_TEXT].decode("ascii", "replace")
+        said = "".join(letter for letter in text if letter.isprintable())
+        return f"{name}, {said}" if said else name
 
 
 Event: TypeAlias = HeadersReceived | DataReceived | StreamReset | PingAcknowledged | SettingsChanged | GoawayReceived

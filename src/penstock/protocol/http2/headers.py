@@ -20,6 +20,8 @@ Headers = list[tuple[bytes, bytes]]
 
 _FIELD_OVERHEAD: Final = 32  # RFC 7541 4.1
 _TABLE_SIZE: Final = 4096
+_FOR_THE_TABLE: Final = 8
+"""How many times the allowed fields a head may have and still be decoded, for HPACK's state, and then cost its stream alone."""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")  # RFC 9113 8.2.1: tokens, no upper case
 _BAD_VALUE: Final = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]$")
 _STATUS: Final = re.compile(rb"[1-9][0-9][0-9]")
@@ -40,10 +42,11 @@ class Kind(Enum):
 class HeaderCodec:
     """Both directions of one connection's HPACK state."""
 
-    __slots__ = ("_decoder", "_encoder", "_max_fields")
+    __slots__ = ("_decoder", "_encoder", "_max_fields", "_max_work")
 
     def __init__(self, settings: Settings) -> None:
-        self._max_fields = settings.max_header_fields
+        self._max_fields = settings.max_header_fields * _FOR_THE_TABLE
+        self._max_work = settings.max_header_fields * settings.max_header_block
         self._encoder = Encoder()
         self._decoder = Decoder(max_header_list_size=settings.max_header_list)
 
@@ -58,9 +61,14 @@ class HeaderCodec:
         return self._encoder.encode(headers, huffman=False)
 
     def decode(self, block: bytes) -> Headers:
-        """A head out of a whole block; a block that cannot be decoded breaks the connection (RFC 9113 4.3)."""
-        if has_too_many_fields(block, self._max_fields):
-            raise RemoteProtocolError("a head has too many fields", ErrorCode.ENHANCE_YOUR_CALM)
+        """A head out of a whole block; a block that cannot be decoded breaks the connection (RFC 9113 4.3).
+
+        So does one of so many fields that decoding it takes too long. Fewer are decoded, and `malformed` judges them: a mistake
+        of one stream must not cost the others, and without decoding, this side's HPACK state would be lost.
+        """
+        fields = count_fields(block, self._max_fields)
+        if fields > self._max_fields or fields * len(block) > self._max_work:
+            raise RemoteProtocolError("a head has far too many fields", ErrorCode.ENHANCE_YOUR_CALM)
         try:
             return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except (HPACKError, IndexError, ValueError) as exc:
@@ -69,8 +77,8 @@ class HeaderCodec:
             ) from None
 
 
-def has_too_many_fields(block: bytes, limit: int) -> bool:
-    """Whether a block has more than `limit` representations, found by skipping over them (RFC 7541 6).
+def count_fields(block: bytes, limit: int) -> int:
+    """How many representations a block has, found by skipping over them (RFC 7541 6); not counted past `limit` + 1.
 
     Looked at before decoding: hpack copies the rest of the block at every literal, so that 256 KiB of one-letter fields, well
     within the size limits, take it a second. A broken block counts up to its break; decoding then says what is wrong.
@@ -79,7 +87,7 @@ def has_too_many_fields(block: bytes, limit: int) -> bool:
     while at < end:
         fields += 1
         if fields > limit:
-            return True
+            break
         first = block[at]
         prefix = 7 if first & 0x80 else 6 if first & 0x40 else 5 if first & 0x20 else 4
         index, at = _integer(block, at, prefix)
@@ -87,7 +95,7 @@ def has_too_many_fields(block: bytes, limit: int) -> bool:
             for _ in range(1 if index else 2):
                 length, at = _integer(block, at, 7)
                 at += length
-    return False
+    return fields
 
 
 def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
@@ -142,8 +150,10 @@ def is_interim(headers: Headers) -> bool:
     return headers[0][1].startswith(b"1")
 
 
-def malformed(headers: Headers, kind: Kind) -> str | None:
-    """Why a head is malformed (RFC 9113 8.2, 8.3), or None. The answer to a malformed head is a stream error."""
+def malformed(headers: Headers, kind: Kind, max_fields: int) -> str | None:
+    """Why a head is malformed (RFC 9113 8.2, 8.3) or too long, or None. The answer to such a head is a stream error."""
+    if len(headers) > max_fields:
+        return "a head has too many fields"
     pseudo: dict[bytes, bytes] = {}
     fields = False
     for name, value in headers:

@@ -134,7 +134,7 @@ def _fragment(ledger: Ledger, block: HeaderBlock, flags: int, fragment: bytes, e
 def _first_head(ledger: Ledger, stream_id: int, headers: Headers, events: list[Event], *, ends: bool) -> None:
     """The edge opens a stream."""
     ledger.last_id = stream_id
-    if malformed(headers, Kind.REQUEST) is not None:
+    if malformed(headers, Kind.REQUEST, ledger.settings.max_header_fields) is not None:
         ledger.refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
         return
     if ledger.goaway_sent or len(ledger.streams) >= ledger.stream_limit:
@@ -157,7 +157,7 @@ def _next_head(ledger: Ledger, stream_id: int, headers: Headers, events: list[Ev
         ledger.fail(stream, ErrorCode.STREAM_CLOSED, events)
         return
     kind = Kind.TRAILERS if stream.head_received else Kind.RESPONSE
-    broken = malformed(headers, kind) is not None
+    broken = malformed(headers, kind, ledger.settings.max_header_fields) is not None
     interim = kind is Kind.RESPONSE and not broken and is_interim(headers)
     # RFC 9113 8.1: trailers end their stream, interim heads do not.
     if broken or (kind is Kind.TRAILERS and not ends) or (interim and ends):

@@ -49,7 +49,8 @@ class Settings:
     max_header_block: int = 256 * 1024
     """Encoded bytes of one head."""
     max_header_fields: int = 512
-    """Fields of one head. Together with `max_header_block` it bounds the time hpack can take, to some 20 ms."""
+    """Fields of one head, received or sent; more cost their stream. Together with `max_header_block` it bounds the time hpack
+    can take, to some 20 ms, and a head that would take longer costs the connection."""
     max_continuations: int = 64
     """CONTINUATION frames of one head (CVE-2024-27316: they need not carry anything)."""
     max_resets: int = 5000
