@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import structlog
+from tests.support.control import in_thread
 
 from penstock.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from penstock.control.service.bootstrap import Initial
 
 
 class Ended(NamedTuple):
@@ -28,8 +33,9 @@ def command(
     """Run `penstock …` in this process, in an empty folder; warnings are errors here, unlike in a process of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("PENSTOCK_API_URL", "PENSTOCK_API_KEY", "PENSTOCK_PROFILE", "PENSTOCK_TRACEBACK"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("PENSTOCK_", "ANTHROPIC_")):
+            monkeypatch.delenv(name)
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["penstock", *arguments])
@@ -42,4 +48,14 @@ def command(
 
     settings = structlog.get_config()
     yield run
+    structlog.configure(**settings)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Initial]]:
+    """A control plane, its URL and what its first users hold; one for all tests of a module. It logs nothing."""
+    settings = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with in_thread(tmp_path_factory.mktemp("control")) as running:
+        yield running
     structlog.configure(**settings)

@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-import pytest
-from tests.support.control import make_config
-
-from penstock.control.server import Control
-from penstock.control.service.bootstrap import Initial, initialize
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
     from tests.cli.conftest import Ended
 
-
-@contextmanager
-def control(folder: Path) -> Generator[tuple[str, Initial]]:
-    """A control plane on a loop in a thread: the command under test runs its own."""
-    ready: list[Any] = []
-    up, down = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        config = make_config(folder / "control")
-        initial = await initialize(config)
-        running = Control(config)
-        await running.start()
-        ready.extend((running.url, initial))
-        up.set()
-        await down.wait()
-        await running.stop()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        assert up.wait(20)
-        yield ready[0], ready[1]
-    finally:
-        loop.call_soon_threadsafe(down.set)
-        thread.join(20)
-        loop.close()
-
-
-@pytest.fixture
-def platform(tmp_path: Path) -> Generator[tuple[str, Initial]]:
-    with control(tmp_path) as running:
-        yield running
+    from penstock.control.service.bootstrap import Initial
 
 
 def test_a_session_is_kept_for_its_owner_alone_and_ended_by_logout(

@@ -72,8 +72,8 @@ def test_what_is_printed_is_a_file_that_says_the_same(command: Callable[..., End
 def test_without_a_flag_the_published_place_is_read(
     command: Callable[..., Ended], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert str(roles._PROXY_CONFIG) == "/etc/mcp-gateway/config.yaml"
-    monkeypatch.setattr(roles, "_PROXY_CONFIG", file)
+    assert str(roles.PROXY_CONFIG) == "/etc/mcp-gateway/config.yaml"
+    monkeypatch.setattr(roles, "PROXY_CONFIG", file)
     assert command("proxy", "--check-config").code == 0
 
 

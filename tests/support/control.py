@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +27,37 @@ if TYPE_CHECKING:
     from penstock.control.config import ControlConfig
     from penstock.secret import Secret
 
-__all__ = ["PUBLISHED", "Api", "api", "database", "make_config", "start_api"]
+__all__ = ["PUBLISHED", "Api", "api", "database", "in_thread", "make_config", "start_api"]
 
 PUBLISHED = {"anthropic-version": "2023-06-01", "anthropic-beta": "mcp-tunnels-2026-06-22"}
+
+
+@contextmanager
+def in_thread(folder: Path, **settings: Any) -> Generator[tuple[str, Initial]]:
+    """A control plane on a loop in a thread of its own: for a command under test, which runs another loop."""
+    ready: list[Any] = []
+    up, down = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        config = make_config(folder, **settings)
+        initial = await initialize(config)
+        running = Control(config)
+        await running.start()
+        ready.extend((running.url, initial))
+        up.set()
+        await down.wait()
+        await running.stop()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert up.wait(20)
+        yield ready[0], ready[1]
+    finally:
+        loop.call_soon_threadsafe(down.set)
+        thread.join(20)
+        loop.close()
 
 
 @dataclass

@@ -18,7 +18,10 @@ from penstock.secret import Secret
 ApiUrl = Annotated[
     str | None, typer.Option("--api-url", envvar="PENSTOCK_API_URL", help="The platform; the last one if not given.")
 ]
-CaFile = Annotated[Path | None, typer.Option("--ca-file", metavar="FILE", help="CA of the platform instead of the system's.")]
+CaFile = Annotated[
+    Path | None,
+    typer.Option("--ca-file", envvar="PENSTOCK_CA_FILE", metavar="FILE", help="CA of the platform instead of the system's."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,8 +42,10 @@ def _login(
     url = api_url or (kept.api_url if kept is not None else None)
     if url is None:
         raise ConfigError("which platform to sign in to is not known", hint="give --api-url or set PENSTOCK_API_URL")
+    if ca_file is None and kept is not None and kept.api_url == url.rstrip("/"):
+        ca_file = kept.ca_file
     session = asyncio.run(_sign_in(url, email, ca_file, is_piped=password_stdin))
-    file = sessions.keep(url, session)
+    file = sessions.keep(url, session, ca_file=ca_file)
     until = session.expires_at.astimezone().strftime("%H:%M")
     talk().print(f"signed in to {url} as {session.email} until {until}; the session is in {file}", markup=False)
 
@@ -87,7 +92,7 @@ def _logout(ca_file: CaFile = None) -> None:
         return
     sessions.place().unlink(missing_ok=True)  # first: whatever the platform answers, this machine has forgotten it
     if not kept.is_over:
-        asyncio.run(_end(kept.api_url, Secret(kept.session_token), ca_file))
+        asyncio.run(_end(kept.api_url, Secret(kept.session_token), ca_file or kept.ca_file))
     talk().print(f"signed out of {kept.api_url}", markup=False)
 
 

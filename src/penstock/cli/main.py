@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from penstock import __version__
-from penstock.cli import agent, call, health, login, roles, setup, up
+from penstock.cli import agent, call, health, login, resources, roles, setup, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
     penstock up                                      see it work: a tool call through a real tunnel
     penstock up --route NAME=http://127.0.0.1:9000   put your own MCP server behind one
     penstock call URL hello name=you                 call a tool through a tunnel
+    penstock login --api-url URL                     sign in; penstock tunnels list, and so on
     """,
 )
 
@@ -55,6 +56,7 @@ call.add_to(app)
 login.add_to(app)
 setup.add_to(app)
 health.add_to(app)
+resources.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

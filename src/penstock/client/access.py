@@ -1,6 +1,7 @@
 """Which platform to speak to, and as whom: arguments, then the environment, then a profile.
 
-A profile is a JSON file `{"api_url": …, "api_key": …}`: `$PENSTOCK_PROFILE`, else `.penstock/profile.json` in the working
+A profile is a JSON file `{"api_url": …, "api_key": …, "ca_file": …}` (the last where the platform's CA is a private one;
+`PENSTOCK_CA_FILE` in the environment): `$PENSTOCK_PROFILE`, else `.penstock/profile.json` in the working
 directory (`penstock up` writes it), else `~/.config/penstock/profile.json`. It holds a key, so a file that others may read
 or that somebody else owns is refused. Where there is none, the session of `penstock login` takes its place while it lasts.
 """
@@ -29,10 +30,11 @@ _HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run `penstock logi
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A platform's API and the key to it."""
+    """A platform's API and the key to it; `ca_file` is its CA where the system does not know that."""
 
     api_url: str
     api_key: Secret
+    ca_file: Path | None = None
 
 
 class _Profile(BaseModel):
@@ -40,6 +42,7 @@ class _Profile(BaseModel):
 
     api_url: str
     api_key: str
+    ca_file: Path | None = None
 
 
 def find_access(
@@ -52,6 +55,7 @@ def find_access(
     variables = os.environ if environment is None else environment
     url = api_url or variables.get("PENSTOCK_API_URL")
     key = api_key or variables.get("PENSTOCK_API_KEY")
+    ca_file = Path(named) if (named := variables.get("PENSTOCK_CA_FILE")) else None
     if not url or not key:
         profile = _first_profile(variables)
         if profile is None:
@@ -60,14 +64,16 @@ def find_access(
         # A key belongs to one platform: it is never sent to a URL that came from elsewhere.
         if url and url.rstrip("/") != profile.api_url.rstrip("/"):
             raise ConfigError(f"an API key for {url} is not known", hint=_HINT)
-        url, key = profile.api_url, key or profile.api_key
-    return Access(url.rstrip("/"), key if isinstance(key, Secret) else Secret(key))
+        url, key, ca_file = profile.api_url, key or profile.api_key, ca_file or profile.ca_file
+    return Access(url.rstrip("/"), key if isinstance(key, Secret) else Secret(key), ca_file)
 
 
 def write_profile(file: Path, access: Access) -> None:
     """Write a profile that only this user can read."""
-    text = json.dumps({"api_url": access.api_url, "api_key": access.api_key.reveal()}, indent=2)
-    write_file(file, text + "\n")
+    members = {"api_url": access.api_url, "api_key": access.api_key.reveal()}
+    if access.ca_file is not None:
+        members["ca_file"] = str(access.ca_file.absolute())
+    write_file(file, json.dumps(members, indent=2) + "\n")
 
 
 def _first_profile(variables: Mapping[str, str]) -> _Profile | None:
@@ -83,7 +89,9 @@ def _first_profile(variables: Mapping[str, str]) -> _Profile | None:
     if not home and not variables.get("PENSTOCK_SESSION"):
         return None
     kept = sessions.find(variables)
-    return None if kept is None or kept.is_over else _Profile(api_url=kept.api_url, api_key=kept.session_token)
+    if kept is None or kept.is_over:
+        return None
+    return _Profile(api_url=kept.api_url, api_key=kept.session_token, ca_file=kept.ca_file)
 
 
 def _read(file: Path, *, required: bool) -> _Profile | None:

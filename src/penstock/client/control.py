@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import httpx2
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from penstock.client.reach import check_url, is_loopback, no_answer
 from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
@@ -52,7 +52,7 @@ class ControlClient:
     """Speaks to one control plane with one credential. Close it with `aclose`, or use it as a context.
 
     `api_key` may be any bearer of that control plane; `credential` is what to call it when it is refused, and `refused_hint`
-    what to do then.
+    what to do then. `workspace_id`: where a person's session acts, if not in the default workspace.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ControlClient:
         edition: Edition = Edition.CURRENT,
         credential: str = "API key",
         refused_hint: str | None = None,
+        workspace_id: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._credential = credential
@@ -75,6 +76,8 @@ class ControlClient:
         self._headers = {"authorization": f"Bearer {api_key.reveal()}"}
         check_url(self.base_url)
         _check_key(api_key)
+        if workspace_id is not None:
+            self._headers["anthropic-workspace-id"] = segment(workspace_id)
         self._http = httpx2.AsyncClient(
             base_url=self.base_url,
             verify=contexts.control_client(ca_file) if self.base_url.startswith("https:") else contexts.unused_client(),
@@ -103,7 +106,7 @@ class ControlClient:
 
     async def tunnel(self, tunnel_id: str) -> Tunnel:
         """One tunnel; ConfigError when the key's workspace has none of this id."""
-        return await self._call(Tunnel, "GET", f"{self._tunnels}/{_segment(tunnel_id)}")
+        return await self._call(Tunnel, "GET", f"{self._tunnels}/{segment(tunnel_id)}")
 
     async def tunnels(self, *, include_archived: bool = False) -> AsyncIterator[Tunnel]:
         """All tunnels of the key's workspace, newest first."""
@@ -119,32 +122,32 @@ class ControlClient:
 
     async def archive_tunnel(self, tunnel_id: str) -> Tunnel:
         """Retire a tunnel for ever."""
-        return await self._call(Tunnel, "POST", f"{self._tunnels}/{_segment(tunnel_id)}/archive")
+        return await self._call(Tunnel, "POST", f"{self._tunnels}/{segment(tunnel_id)}/archive")
 
     async def reveal_token(self, tunnel_id: str) -> AgentToken:
         """The token an agent of this tunnel needs."""
-        path = f"{self._tunnels}/{_segment(tunnel_id)}/reveal_token"
+        path = f"{self._tunnels}/{segment(tunnel_id)}/reveal_token"
         return AgentToken.of(await self._call(TunnelToken, "POST", path))
 
     async def rotate_token(self, tunnel_id: str, reason: str | None = None) -> AgentToken:
         """A fresh token: the old one opens no new link from now on, the links it opened stay."""
-        path = f"{self._tunnels}/{_segment(tunnel_id)}/rotate_token"
+        path = f"{self._tunnels}/{segment(tunnel_id)}/rotate_token"
         body = {} if reason is None else {"reason": reason}
         return AgentToken.of(await self._call(TunnelToken, "POST", path, json=body))
 
     async def register_certificate(self, tunnel_id: str, ca_certificate_pem: str) -> TunnelCertificate:
         """Register a CA; ConfigError names the rule it breaks."""
-        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates"
+        path = f"{self._tunnels}/{segment(tunnel_id)}/certificates"
         return await self._call(TunnelCertificate, "POST", path, json={"ca_certificate_pem": ca_certificate_pem})
 
     async def certificates(self, tunnel_id: str) -> tuple[TunnelCertificate, ...]:
         """The active CA certificates of a tunnel: two at most, unless the platform was set otherwise."""
-        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates"
+        path = f"{self._tunnels}/{segment(tunnel_id)}/certificates"
         return (await self._call(TunnelCertificatePage, "GET", path, params={"limit": _PAGE})).data
 
     async def archive_certificate(self, tunnel_id: str, certificate_id: str) -> TunnelCertificate:
         """Trust a CA no longer: its slot is free again."""
-        path = f"{self._tunnels}/{_segment(tunnel_id)}/certificates/{_segment(certificate_id)}/archive"
+        path = f"{self._tunnels}/{segment(tunnel_id)}/certificates/{segment(certificate_id)}/archive"
         return await self._call(TunnelCertificate, "POST", path)
 
     # --- callers ----------------------------------------------------------------------------------------------------
@@ -181,7 +184,26 @@ class ControlClient:
             )
         return resolution
 
-    # --- one call ---------------------------------------------------------------------------------------------------
+    # --- any call ---------------------------------------------------------------------------------------------------
+
+    async def ask(
+        self, method: str, path: str, *, json: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The JSON object that the API answers to any request. `segment` makes an id fit for a path."""
+        response = await self._send(method, path, json, params)
+        return self._read(_AnyObject, response).root if response.content else {}
+
+    async def lines(self, path: str, params: Mapping[str, Any]) -> AsyncIterator[str]:
+        """The lines of an answer that may be longer than memory."""
+        try:
+            async with self._http.stream("GET", path, params=params, headers=self._headers) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise self._refusal(response)
+                async for line in response.aiter_lines():
+                    yield line
+        except httpx2.HTTPError as exc:
+            raise no_answer(self.base_url, exc) from exc
 
     async def _call(
         self,
@@ -192,6 +214,11 @@ class ControlClient:
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> _M:
+        return self._read(model, await self._send(method, path, json, params))
+
+    async def _send(
+        self, method: str, path: str, json: Mapping[str, Any] | None, params: Mapping[str, Any] | None
+    ) -> httpx2.Response:
         headers = self._headers | (self._published if path.startswith("/v1/") else {})
         try:
             response = await self._http.request(method, path, json=json, params=params, headers=headers)
@@ -199,12 +226,15 @@ class ControlClient:
             raise no_answer(self.base_url, exc) from exc
         if not response.is_success:
             raise self._refusal(response)
+        return response
+
+    def _read(self, model: type[_M], response: httpx2.Response) -> _M:
         try:
             return model.model_validate_json(response.content)
         except ValidationError as exc:
             raise UnavailableError(
                 f"{self.base_url} does not answer like a control plane",
-                detail=f"{exc.error_count()} wrong fields in {model.__name__}",
+                detail=f"{exc.error_count()} wrong fields in {model.__name__.strip('_')}",
                 hint="check the API URL",
             ) from None
 
@@ -255,6 +285,10 @@ class AgentToken:
         return cls(told.id, Secret(told.tunnel_token))
 
 
+class _AnyObject(RootModel[dict[str, Any]]):
+    """An answer that is printed as it came."""
+
+
 class NotFoundError(ConfigError):
     """404: a name that this key's workspace does not have."""
 
@@ -271,8 +305,8 @@ def _check_key(api_key: Secret) -> None:
         )
 
 
-def _segment(text: str) -> str:
-    """An id as one segment of a path; anything else would ask for another resource."""
+def segment(text: str) -> str:
+    """An id as one segment of a path; anything else would ask for another resource. Raises ConfigError."""
     if not text or not text.isascii() or not all(character.isalnum() or character in "_-" for character in text):
         raise ConfigError(f"{text!r:.100} is not an id", hint="it looks like tnl_01Hx9Kp2RtQvMn3sWbYdLcF8")
     return text

@@ -1,6 +1,6 @@
 """Signing in: a person's session from a control plane, and the file it is kept in.
 
-The file is JSON, `{"api_url", "session_token", "expires_at", "email"}`, mode 0600, at `$PENSTOCK_SESSION` or
+The file is JSON, `{"api_url", "session_token", "expires_at", "email", "ca_file"}`, mode 0600, at `$PENSTOCK_SESSION` or
 `~/.config/penstock/session.json`.
 """
 
@@ -33,6 +33,8 @@ class Kept(BaseModel):
     session_token: str
     expires_at: datetime
     email: str
+    ca_file: Path | None = None
+    """What `penstock login --ca-file` named: the platform is known by it from then on."""
 
     @property
     def is_over(self) -> bool:
@@ -68,7 +70,7 @@ async def sign_out(api_url: str, token: Secret, *, ca_file: Path | None = None) 
             await control.sign_out()
 
 
-def keep(api_url: str, session: Session, environment: Mapping[str, str] | None = None) -> Path:
+def keep(api_url: str, session: Session, environment: Mapping[str, str] | None = None, *, ca_file: Path | None = None) -> Path:
     """Write a session down, for this user alone; where."""
     file = place(environment)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,6 +79,7 @@ def keep(api_url: str, session: Session, environment: Mapping[str, str] | None =
         session_token=session.session_token,
         expires_at=session.expires_at,
         email=session.email,
+        ca_file=ca_file.absolute() if ca_file is not None else None,
     )
     write_file(file, kept.model_dump_json(indent=2) + "\n")
     return file

@@ -68,7 +68,7 @@ class TunnelStreams:
         self.connect_seconds = connect_seconds
         self.on_retired: Callable[[], None] = lambda: None
         """Called when streams are to end soon: those that carry nothing now are to be closed at once."""
-        self._control = ControlClient(access.api_url, access.api_key)
+        self._control = ControlClient(access.api_url, access.api_key, ca_file=access.ca_file)
         self._credentials = CallerCredentials(self._control)
         self._known: dict[str, _Known] = {}
         self._whereabouts = Whereabouts()
