@@ -60,8 +60,9 @@ image:  ## the image of every role, and the list of what is inside in dist/ (nee
 	docker build --file deploy/image/Dockerfile --build-arg VERSION=$(VERSION) --tag $(IMAGE) $(IMAGE_ARGS) .
 	docker build --file deploy/image/Dockerfile --target sbom --output $(DIST) $(IMAGE_ARGS) .
 
-reference: venv-test  ## write docs/configuration.md anew from the settings' models
+reference: venv-test  ## write docs/configuration.md and the chart's schema anew from the settings' models
 	$(TEST_VENV)/bin/python -m tools.configuration_page
+	$(TEST_VENV)/bin/python -m tools.chart_schema
 
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml
 

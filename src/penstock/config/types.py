@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
+from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from penstock.secret import Secret
@@ -52,7 +52,9 @@ class HostPort:
                 raise ValueError(msg)  # noqa: TRY004 - pydantic turns ValueError into a message with the field's path
             return cls.parse(value)
 
-        return core_schema.no_info_plain_validator_function(convert, serialization=core_schema.to_string_ser_schema())
+        return core_schema.no_info_plain_validator_function(
+            convert, serialization=core_schema.to_string_ser_schema(), json_schema_input_schema=core_schema.str_schema()
+        )
 
 
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
@@ -94,7 +96,10 @@ def format_duration(seconds: float) -> str:
 
 
 Duration = Annotated[
-    float, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema({"type": ["string", "number"]}),
 ]
 """Seconds as a float; written as a Go duration."""
 
@@ -113,7 +118,7 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _BYTES[match[2]]
 
 
-ByteSize = Annotated[int, BeforeValidator(parse_size)]
+ByteSize = Annotated[int, BeforeValidator(parse_size), WithJsonSchema({"type": ["string", "integer"]})]
 """Bytes."""
 
 
@@ -127,7 +132,9 @@ def parse_network(value: object) -> IPNetwork:
     return ipaddress.ip_network(value.strip())
 
 
-Network = Annotated[IPNetwork, BeforeValidator(parse_network), PlainSerializer(str, return_type=str)]
+Network = Annotated[
+    IPNetwork, BeforeValidator(parse_network), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
 Networks = tuple[Network, ...]
 """CIDRs or single addresses."""
 
@@ -156,5 +163,5 @@ def _text_of(reference: dict[object, object]) -> str:
         raise ValueError(msg) from None
 
 
-SecretText = Annotated[Secret, BeforeValidator(parse_secret)]
+SecretText = Annotated[Secret, BeforeValidator(parse_secret), WithJsonSchema({"type": ["string", "object"]})]
 """Text that is never shown; `{file: PATH}` reads it from a file, as containers are given secrets."""
