@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.docs.test_chart import CHART
+from tests.deploy.test_chart import CHART
 from tests.support.venvs import Venv
 
 from penstock.config.load import load
