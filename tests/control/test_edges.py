@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from penstock.control.service.bootstrap import create_api_key, create_enrolment_token, revoke_api_key
-from penstock.schema.edges import Snapshot
+from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ async def test_a_snapshot_is_signed_by_the_key_given_at_enrolment(api: Api) -> N
     response = await api.snapshot(enrolment["credential"])
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(enrolment["feed_key"]))
     signature = base64.b64decode(response.headers["penstock-signature"])
-    key.verify(signature, response.content)
-    with pytest.raises(InvalidSignature):
-        key.verify(signature, response.content.replace(b"tnl_", b"tnl-"))
+    key.verify(signature, SNAPSHOT_CONTEXT + response.content)
+    for other in (response.content, SNAPSHOT_CONTEXT + response.content.replace(b"tnl_", b"tnl-")):
+        with pytest.raises(InvalidSignature):
+            key.verify(signature, other)
 
 
 async def test_a_snapshot_tells_tunnels_with_verifiers_and_counts_of_certificates(api: Api) -> None:

@@ -57,6 +57,13 @@ async def test_a_page_that_was_changed_after_it_was_signed_is_not_believed(site:
     assert feed.version == -1
 
 
+async def test_a_signature_is_for_a_snapshot_and_nothing_else_that_the_key_may_sign(site: Site, feed: Feed) -> None:
+    page = site.snapshot()
+    for context in (b"", b"penstock edge feed: page, 1\0"):
+        with pytest.raises(IdentityError, match="not signed"):
+            feed.accept(site.public_key, replace(page, signature=site.feed_key.sign(context + page.body)))
+
+
 async def test_a_page_of_another_control_plane_is_not_believed(site: Site, feed: Feed) -> None:
     with pytest.raises(IdentityError, match="not signed"):
         feed.accept(bytes(31) + b"\x01", site.snapshot())

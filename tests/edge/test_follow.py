@@ -4,11 +4,13 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.site import until
+import structlog
+from tests.support.site import Echo, Origin, until
 
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError, UnavailableError
@@ -194,7 +196,7 @@ async def test_a_snapshot_that_was_changed_on_disk_is_dropped(control: Control, 
         edge = fresh(control, folder, enrolment_token_file=token_file)
         await edge.start()
         await edge.stop()
-    file = folder / "snapshot.json"
+    file = folder / "snapshot"
     file.write_bytes(file.read_bytes().replace(b"tnl_01", b"tnl_02"))
     async with asyncio.timeout(10):
         alone = fresh(control, folder)
@@ -202,6 +204,55 @@ async def test_a_snapshot_that_was_changed_on_disk_is_dropped(control: Control, 
         assert alone.feed.version == -1
         assert alone.why_not_ready() == "no word from the control plane"
         await alone.stop()
+
+
+async def test_a_version_is_never_lowered_by_the_disk_nor_by_who_answers_for_control(
+    control: Control, folder: Path, token_file: Path
+) -> None:
+    """A snapshot that still has a caller revoked since is put back, and played back."""
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        old, page = (folder / "snapshot").read_bytes(), control.page
+        control.site.callers = ()
+        control.publish()
+        await until(lambda: not edge.feed.directory.callers)
+        await edge.stop()
+        (folder / "snapshot").write_bytes(old)
+        control.page = page
+        again = fresh(control, folder)
+        with structlog.testing.capture_logs() as logs:
+            await again.start()
+        assert again.feed.version == -1
+        reasons = [
+            log["reason"] for log in logs if log["event"] in {"stored snapshot dropped", "control plane does not answer"}
+        ]
+        assert reasons == ["the control plane's feed went backwards"] * 2
+        control.publish()
+        await until(lambda: again.why_not_ready() is None)
+        await again.stop()
+
+
+async def test_after_stale_limit_without_a_word_new_streams_are_refused_and_live_ones_go_on(site: Site) -> None:
+    now = time.time()
+    edge = Edge(site.edge_config(limits={"stop_seconds": 1.0}), clock=lambda: now)
+    async with Origin(Echo) as origin:
+        await edge.start()
+        async with site.agent(edge, url=origin.url, links=1):
+            now += edge._config.stale_limit - 60
+            stream, _ = await site.open(edge)
+            now += 61
+            response, _ = await site.ask(edge)
+            assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+            assert b"control plane" in response.body
+            assert edge.why_not_ready() is not None
+            await stream.write(b"still here")
+            assert await stream.read(100) == b"still here"
+            edge.feed.confirm(now)
+            assert (await site.ask(edge))[0].status == 101
+            await stream.aclose()
+        await site.hang_up()
+        await edge.stop()
 
 
 async def test_an_edge_that_starts_before_control_waits_for_it(control: Control, folder: Path, token_file: Path) -> None:

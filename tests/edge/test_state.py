@@ -23,15 +23,14 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
     assert (state.load_identity(), state.load_snapshot()) == (None, None)
     key = certs.make_ec_key()
     state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
-    snapshot = StoredSnapshot(b"body", b"signature", 1_700_000_000.0)
-    state.save_snapshot(snapshot)
-    state.confirm_snapshot(snapshot.confirmed_at)
+    snapshot = StoredSnapshot(b"body", bytes(range(64)), 1_700_000_000.0)
+    state.save_snapshot(snapshot, 7)
 
     again = EdgeState(folder)
     identity = again.load_identity()
     assert identity is not None
     assert (identity.key_pem, identity.feed_key) == (certs.key_to_pem(key), site.public_key)
-    assert again.load_snapshot() == snapshot
+    assert (again.load_snapshot(), again.load_version()) == (snapshot, 7)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
@@ -60,6 +59,13 @@ def test_a_broken_identity_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         EdgeState(tmp_path).load_identity()
     assert "enrol again" in (raised.value.hint or "")
+
+
+def test_a_version_that_is_none_says_what_to_do(tmp_path: Path) -> None:
+    assert EdgeState(tmp_path).load_version() == -1
+    (tmp_path / "version").write_text("seven")
+    with pytest.raises(ConfigError, match="not a version"):
+        EdgeState(tmp_path).load_version()
 
 
 def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:

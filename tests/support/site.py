@@ -34,7 +34,7 @@ from penstock.net.upgrade import UpgradeListener, UpgradeRequest, UpgradeRespons
 from penstock.net.watch import PauseWatch
 from penstock.protocol import metadata
 from penstock.protocol.token import TunnelToken
-from penstock.schema.edges import CallerRecord, EdgeEnrolment, EdgeRecord, Snapshot, TunnelRecord
+from penstock.schema.edges import SNAPSHOT_CONTEXT, CallerRecord, EdgeEnrolment, EdgeRecord, Snapshot, TunnelRecord
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import caller_identity, edge_server_name
@@ -117,7 +117,7 @@ class Site:
             edge_ca_pem="".join(told.certificate_pem for told in self.told_cas),
         )
         body = snapshot.model_dump_json().encode()
-        return StoredSnapshot(body, self.feed_key.sign(body), time.time())
+        return StoredSnapshot(body, self.feed_key.sign(SNAPSHOT_CONTEXT + body), time.time())
 
     def publish(self, *edges: Edge) -> None:
         """The feed brings the present tunnels and callers."""
@@ -153,7 +153,7 @@ class Site:
             state = EdgeState(folder)
             state.prepare()
             state.save_identity(identity_of(self.enrolment(name, key.public_key()), certs.key_to_pem(key)))
-            state.save_snapshot(self.snapshot())
+            state.save_snapshot(self.snapshot(), self.version)
             self.enrolled.add(name)
         if name in self.enrolled:
             (folder / "addresses").unlink(missing_ok=True)  # enrolled by hand, wherever it listens next

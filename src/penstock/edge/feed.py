@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from penstock.edge.directory import NOTHING, Directory
 from penstock.errors import IdentityError
-from penstock.schema.edges import Snapshot
+from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def verified_snapshot(key: bytes, stored: StoredSnapshot) -> Snapshot:
     """The snapshot inside `stored` if `key` (raw Ed25519) signed exactly these bytes; IdentityError otherwise."""
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, stored.body)
+        Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, SNAPSHOT_CONTEXT + stored.body)
     except InvalidSignature:
         raise IdentityError(
             "a snapshot is not signed by this edge's control plane",
@@ -44,6 +44,8 @@ class Feed:
     def __init__(self, *, stale_limit: float, clock: Callable[[], float]) -> None:
         self.directory: Directory = NOTHING
         self.confirmed_at: float | None = None
+        self.floor = -1
+        """What no version may be below, whatever the disk gave back: the highest that was ever held."""
         self._stale_limit = stale_limit
         self._clock = clock
         self._changed = asyncio.Event()
@@ -70,10 +72,10 @@ class Feed:
     def accept(self, key: bytes, stored: StoredSnapshot) -> bool:
         """Take over `stored`: True when it is newer than what is held. IdentityError when it may not be believed."""
         snapshot = verified_snapshot(key, stored)
-        if snapshot.version < self.version:
+        if snapshot.version < max(self.version, self.floor):
             raise IdentityError(
                 "the control plane's feed went backwards",
-                detail=f"version {snapshot.version} after {self.version}",
+                detail=f"version {snapshot.version} after {max(self.version, self.floor)}",
                 hint="control was restored from a backup, or an old page is replayed; remove the state folder and enrol again",
             )
         self.confirm(stored.confirmed_at)

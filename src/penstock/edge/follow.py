@@ -24,6 +24,8 @@ from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import FilteringBoundLogger
 
     from penstock.config.types import HostPort
@@ -40,7 +42,16 @@ _SIGNATURE: Final = "penstock-signature"
 class Follower:
     """Keeps one feed fed."""
 
-    def __init__(self, config: EdgeConfig, state: EdgeState, feed: Feed, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        config: EdgeConfig,
+        state: EdgeState,
+        feed: Feed,
+        log: FilteringBoundLogger,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
         self._config = config
         self._state = state
         self._feed = feed
@@ -59,6 +70,11 @@ class Follower:
     def reporter(self, identity: EdgeIdentity) -> ControlReporter:
         """How this edge reports its presence."""
         return ControlReporter(self._client, identity)
+
+    @property
+    def _keeps(self) -> bool:
+        """Of several workers, which share a folder, the first one writes."""
+        return not self._config.worker
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -86,6 +102,7 @@ class Follower:
 
     async def catch_up(self, identity: EdgeIdentity) -> None:
         """What is on disk, then what is new if control answers soon; without either the edge starts, and is not ready."""
+        self._feed.floor = await asyncio.to_thread(self._state.load_version)
         stored = await asyncio.to_thread(self._state.load_snapshot)
         if stored is not None:
             try:
@@ -205,16 +222,18 @@ class Follower:
                 body = await _read_body(response)
         except httpx2.HTTPError as exc:
             raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
-        now = time.time()
+        now = self._clock()
         match response.status_code:
             case 204:
                 self._feed.confirm(now)
-                await asyncio.to_thread(self._state.confirm_snapshot, now)
+                if self._keeps:
+                    await asyncio.to_thread(self._state.confirm_snapshot, now)
             case 200:
                 stored = StoredSnapshot(body, _signature(response.headers.get(_SIGNATURE, "")), now)
                 if self._feed.accept(identity.feed_key, stored):
                     self._log.info("feed advanced", version=self._feed.version)
-                    await asyncio.to_thread(self._state.save_snapshot, stored)
+                    if self._keeps:
+                        await asyncio.to_thread(self._state.save_snapshot, stored, self._feed.version)
             case 401 | 403:
                 raise self._unknown()
             case status:

@@ -46,7 +46,7 @@ class Edge:
         self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
         self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
         self._state = EdgeState(config.state_dir)
-        self._follower = Follower(config, self._state, self.feed, self._log)
+        self._follower = Follower(config, self._state, self.feed, self._log, clock=clock)
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )

@@ -1,6 +1,8 @@
 """The edge's folder: its identity and the last snapshot, so that it restarts without the control plane.
 
-Every file has mode 0600 and is replaced whole. No tunnel secret is ever in it: a snapshot holds verifiers.
+Every file has mode 0600 and is replaced whole. No tunnel secret is ever in it: a snapshot holds verifiers. Nothing of it is
+believed but for its signature, and the highest version that was ever held is kept apart from it: an older snapshot that was
+put back is not taken, nor served to a restart by anybody else.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from penstock.tls import certs
 if TYPE_CHECKING:
     from pathlib import Path
 
+_SIGNATURE: Final = 64  # bytes, before the body: Ed25519
 _MAX_FILE: Final = 256 * 1024 * 1024  # a million tunnels and callers are some 400 bytes each
 
 
@@ -55,8 +58,8 @@ class EdgeState:
         self._key = folder / "edge.key"
         self._next_key = folder / "edge.key.next"
         self._enrolment = folder / "enrolment.json"
-        self._snapshot = folder / "snapshot.json"
-        self._signature = folder / "snapshot.sig"
+        self._snapshot = folder / "snapshot"
+        self._version = folder / "version"
         self._addresses = folder / "addresses"
 
     def prepare(self) -> None:
@@ -99,20 +102,32 @@ class EdgeState:
 
     def load_snapshot(self) -> StoredSnapshot | None:
         """The last snapshot kept; its signature is for the feed to check."""
-        body, signature = self._read(self._snapshot), self._read(self._signature)
-        if body is None or signature is None:
+        held = self._read(self._snapshot)
+        if held is None:
             return None
-        return StoredSnapshot(body, signature, self._signature.stat().st_mtime)
+        return StoredSnapshot(held[_SIGNATURE:], held[:_SIGNATURE], self._snapshot.stat().st_mtime)
 
-    def save_snapshot(self, stored: StoredSnapshot) -> None:
-        """Keep a snapshot. Cut between the two files, the pair does not verify and is fetched again."""
-        write_file(self._snapshot, stored.body)
-        write_file(self._signature, stored.signature)
+    def save_snapshot(self, stored: StoredSnapshot, version: int) -> None:
+        """Keep a snapshot, and that it was held. In this order: cut between the two, the snapshot still serves a restart."""
+        write_file(self._snapshot, stored.signature.ljust(_SIGNATURE, b"\0") + stored.body)
+        self.confirm_snapshot(stored.confirmed_at)
+        write_file(self._version, str(version))
+
+    def load_version(self) -> int:
+        """The highest version ever kept; -1 on a first start."""
+        text = (read_file(self._version) or "-1").strip()
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(
+                f"{self._version}: not a version",
+                hint=f"remove {self._folder} and start with an enrolment token to enrol again",
+            ) from None
 
     def confirm_snapshot(self, confirmed_at: float) -> None:
         """Control said that nothing is newer."""
-        if self._signature.exists():
-            os.utime(self._signature, (confirmed_at, confirmed_at))
+        if self._snapshot.exists():
+            os.utime(self._snapshot, (confirmed_at, confirmed_at))
 
     def _read(self, file: Path) -> bytes | None:
         try:

@@ -6,8 +6,12 @@ An edge holds no database credential and cannot write certificates: it enrols on
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
+
+SNAPSHOT_CONTEXT: Final = b"penstock edge feed: snapshot, 1\0"
+"""Goes before what the feed key signs, a value for each kind of thing: no signature of one is ever one of another."""
 
 
 class _Wire(BaseModel):
@@ -103,7 +107,7 @@ class EdgeRecord(_Wire):
 class Snapshot(_Wire):
     """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>`: all of it, or 204 when nothing is newer.
 
-    The body's Ed25519 signature is in `Penstock-Signature`, base64. `version` only ever grows.
+    The Ed25519 signature over `SNAPSHOT_CONTEXT` and the body is in `Penstock-Signature`, base64. `version` only ever grows.
     """
 
     version: int

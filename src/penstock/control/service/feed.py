@@ -18,7 +18,7 @@ from penstock.control.service import liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
-from penstock.schema.edges import CallerRecord, EdgeRecord, RetiringVerifier, Snapshot, TunnelRecord
+from penstock.schema.edges import SNAPSHOT_CONTEXT, CallerRecord, EdgeRecord, RetiringVerifier, Snapshot, TunnelRecord
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -79,7 +79,7 @@ class Feed:
                     caller_ca_pem=await roots.all_caller_cas_pem(connection),
                 )
                 body = snapshot.model_dump_json().encode()
-                signature = (await roots.feed_key(self._core, connection)).sign(body)
+                signature = (await roots.feed_key(self._core, connection)).sign(SNAPSHOT_CONTEXT + body)
                 self._latest = SignedSnapshot(version, body, base64.b64encode(signature).decode())
             return self._latest
 
