@@ -6,6 +6,8 @@ from uuid import uuid4
 import pytest
 from tests.support.store import database, run_sql
 
+from penstock.control.service import bootstrap
+
 if TYPE_CHECKING:
     from tests.support.control import Api
 
@@ -125,6 +127,49 @@ async def test_reports_move_no_feed_and_fill_no_audit_log(api: Api) -> None:
     before = run_sql(api.config, "SELECT version, (SELECT position FROM audit_head) FROM feed")
     await one.report("a", "b")
     assert run_sql(api.config, "SELECT version, (SELECT position FROM audit_head) FROM feed") == before
+
+
+async def test_live_links_are_listed_to_those_who_may_look_at_the_tunnels_with_what_they_carry(api: Api) -> None:
+    first, second = await api.tunnel(), await api.tunnel()
+    one, two = await edge(api, "edge-1"), await edge(api, "edge-2")
+    await one.report(await wire_id(api, first), await wire_id(api, first), str(uuid4()))
+    await two.report(await wire_id(api, second))
+    headers = api.bearing(api.initial.tunnels_key)
+
+    async def links(**query: Any) -> dict[str, Any]:
+        response = await api.http.get("/penstock/v1/links", params=query, headers=headers)
+        return {"status": response.status_code, **response.json()}
+
+    everything = (await links())["data"]
+    assert sorted((link["tunnel_id"], link["edge"]) for link in everything) == sorted(
+        [(first["id"], "edge-1"), (first["id"], "edge-1"), (second["id"], "edge-2")]
+    )
+    (link,) = (await links(tunnel_id=second["id"]))["data"]
+    expected = {"agent_id": "c", "version": "v", "since": "2026-01-01T00:00:00Z", "streams": 0, "from_agent_bytes": 0}
+    assert {name: link[name] for name in expected} == expected
+    usage = {"streams": 3, "to_agent_bytes": 2**40, "from_agent_bytes": 7}
+    body = {"incarnation": two.incarnation, "usage": [{"id": link["id"], **usage}, {"id": everything[0]["id"], **usage}]}
+    assert (await api.http.post("/penstock/v1/edge/presence", json=body, headers=two.headers)).status_code == 200
+    (link,) = (await links(tunnel_id=second["id"]))["data"]
+    assert {name: link[name] for name in usage} == usage
+    assert [link["streams"] for link in (await links(tunnel_id=first["id"]))["data"]] == [0, 0]  # another edge's
+    page = await links(limit=2)
+    rest = await links(limit=2, page=page["next_page"])
+    assert [link["id"] for link in page["data"] + rest["data"]] == [link["id"] for link in (await links())["data"]]
+    assert rest["next_page"] is None
+    assert (await links(tunnel_id="tnl_none"))["status"] == 404
+    await two.withdraw()
+    assert (await links(tunnel_id=second["id"]))["data"] == []
+
+
+async def test_links_are_not_shown_to_callers_nor_to_another_workspace(api: Api) -> None:
+    tunnel, one = await api.tunnel(), await edge(api, "edge-1")
+    await one.report(await wire_id(api, tunnel))
+    assert (await api.http.get("/penstock/v1/links", headers=api.bearing(api.initial.api_key))).status_code == 403
+    other = await bootstrap.create_workspace(api.config, api.initial.organization_id, "other")
+    key = await bootstrap.create_api_key(api.config, other, scope="workspace:manage_tunnels")
+    response = await api.http.get("/penstock/v1/links", headers=api.bearing(key.secret))
+    assert (response.status_code, response.json()["data"]) == (200, [])
 
 
 async def test_only_edges_report(api: Api) -> None:

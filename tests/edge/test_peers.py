@@ -17,7 +17,7 @@ from penstock.edge.state import EdgeState
 from penstock.errors import PenstockError, UnavailableError
 from penstock.net.dial import dial_tls, dial_unix
 from penstock.net.upgrade import UpgradeResponse, request_upgrade
-from penstock.schema.edges import EdgeRecord, LinkReport, PresenceAnswer, PresenceReport
+from penstock.schema.edges import EdgeRecord, LinkReport, LinkUsage, PresenceAnswer, PresenceReport
 from penstock.telemetry.log import get_logger
 from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
@@ -307,6 +307,25 @@ async def test_links_are_told_once_and_again_when_they_change() -> None:
         await until(lambda: told.reports[-1].is_draining)
         keeping.cancel()
     assert {report.incarnation for report in told.reports} == {presence.incarnation}
+
+
+async def test_what_links_carry_is_told_with_them_and_then_only_what_changed_and_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = {"1": 0, "2": 0}
+
+    def usage() -> list[LinkUsage]:
+        return [LinkUsage(id=link, streams=0, to_agent_bytes=moved, from_agent_bytes=0) for link, moved in used.items()]
+
+    told = Told()
+    links = [LinkReport(id=name, wire_id="w", connector_id="c", version="v", since=datetime.now(UTC)) for name in used]
+    told_at = Presence(lambda: links, get_logger("edge"), usage=usage)
+    await told_at._report(told)
+    used["2"] = 5
+    await told_at._report(told)
+    monkeypatch.setattr("penstock.edge.presence._USAGE_EVERY", 0.0)
+    await told_at._report(told)
+    assert [[link.id for link in report.usage] for report in told.reports] == [["1", "2"], [], ["2"]]
 
 
 async def test_a_report_that_failed_is_made_whole_the_next_time() -> None:

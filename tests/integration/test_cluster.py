@@ -13,6 +13,7 @@ from tests.support.site import until
 from tests.support.store import server
 from tests.support.world import World, world
 
+from penstock.client.control import ControlClient
 from penstock.client.transport import TunnelTransport
 from penstock.edge.config import EdgeLimits
 from penstock.net.transports import cut
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tests.support.world import Side
 
     from penstock.edge.server import Edge
+    from penstock.schema.links import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +121,17 @@ async def test_the_edge_in_use_drains_under_load_and_no_call_fails(cluster: Clus
     await until(lambda: cluster.side.agent.links == 3)
     cluster.edges[name] = await cluster.world.add_edge(name)
     await cluster.spread()
+
+
+async def test_live_links_are_listed_with_their_edge_and_agent(cluster: Cluster) -> None:
+    manager = cluster.world.manager
+    async with ControlClient(manager.api_url, manager.api_key) as control, asyncio.timeout(20):
+        links: list[Link] = []
+        while {link.edge for link in links} != cluster.edges.keys():  # a new edge's first report
+            links = [link async for link in control.links(cluster.side.stack.tunnel_id)]
+            await asyncio.sleep(0.05)
+    assert len({link.agent_id for link in links}) == 1
+    assert all(link.version and link.tunnel_id == cluster.side.stack.tunnel_id for link in links)
 
 
 async def test_an_edge_dies_and_every_next_call_is_served_within_two_seconds(cluster: Cluster) -> None:

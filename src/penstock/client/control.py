@@ -18,6 +18,7 @@ from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelErr
 from penstock.schema.callers import CallerCa, CallerCertificate, Resolution
 from penstock.schema.errors import ErrorEnvelope
 from penstock.schema.identities import Me, SignedOut
+from penstock.schema.links import Link, LinkPage
 from penstock.schema.tunnels import Tunnel, TunnelCertificate, TunnelCertificatePage, TunnelPage, TunnelToken
 from penstock.secret import Secret
 from penstock.tls import contexts
@@ -149,6 +150,19 @@ class ControlClient:
         """Trust a CA no longer: its slot is free again."""
         path = f"{self._tunnels}/{segment(tunnel_id)}/certificates/{segment(certificate_id)}/archive"
         return await self._call(TunnelCertificate, "POST", path)
+
+    async def links(self, tunnel_id: str | None = None) -> AsyncIterator[Link]:
+        """Live links of one tunnel, or of all in the key's workspace, newest first."""
+        page: str | None = None
+        while True:
+            asked = {"tunnel_id": tunnel_id, "page": page}
+            query = {"limit": _PAGE, **{name: value for name, value in asked.items() if value is not None}}
+            found = await self._call(LinkPage, "GET", "/penstock/v1/links", params=query)
+            for link in found.data:
+                yield link
+            page = found.next_page
+            if not page:
+                return
 
     # --- callers ----------------------------------------------------------------------------------------------------
 

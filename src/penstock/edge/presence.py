@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID, uuid4
 
 from penstock.errors import PenstockError
-from penstock.schema.edges import LinkReport, PresenceAnswer, PresenceReport
+from penstock.schema.edges import LinkReport, LinkUsage, PresenceAnswer, PresenceReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
+_USAGE_EVERY: Final = 10.0  # seconds: people read it, and each change is a row written
 _EVERY: Final = 3.0  # seconds; the lease is 10
 _GATHER: Final = 0.05  # an agent's links come and go together: one report for them
 _GOODBYE: Final = 2.0  # a stop does not wait longer for a control plane that is away
@@ -39,9 +40,18 @@ class Reporter(Protocol):
 class Presence:
     """One edge process's presence."""
 
-    def __init__(self, links: Callable[[], Iterable[LinkReport]], log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        links: Callable[[], Iterable[LinkReport]],
+        log: FilteringBoundLogger,
+        *,
+        usage: Callable[[], Iterable[LinkUsage]] = tuple,
+    ) -> None:
         self.incarnation = str(uuid4())
         self._links = links
+        self._usage = usage
+        self._used: Mapping[str, LinkUsage] = {}
+        self._used_at = 0.0
         self._log = log
         self._changed = asyncio.Event()
         self._is_draining = False
@@ -87,9 +97,20 @@ class Presence:
         self._changed.clear()
         links = tuple(self._links())
         news = links if links != self._said else None
+        usage = self._new_usage(all_of_it=news is not None)
         self._said = None  # until the answer is here, nothing is known to be told
-        answer = await reporter.report(PresenceReport(incarnation=self.incarnation, is_draining=self._is_draining, links=news))
+        answer = await reporter.report(
+            PresenceReport(incarnation=self.incarnation, is_draining=self._is_draining, links=news, usage=usage)
+        )
         self._said = links if answer.is_known else None
         if not answer.is_known:
             self._changed.set()
         self._holders = {UUID(wire_id): names for wire_id, names in answer.holders.items()}
+
+    def _new_usage(self, *, all_of_it: bool) -> tuple[LinkUsage, ...]:
+        now = asyncio.get_running_loop().time()
+        if not all_of_it and now - self._used_at < _USAGE_EVERY:
+            return ()
+        before, self._used = self._used, {usage.id: usage for usage in self._usage()}
+        self._used_at = now
+        return tuple(usage for usage in self._used.values() if all_of_it or before.get(usage.id) != usage)

@@ -50,7 +50,7 @@ class Edge:
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )
-        self._presence = Presence(self.sessions.reports, self._log)
+        self._presence = Presence(self.sessions.reports, self._log, usage=self.sessions.usage)
         self.sessions.on_change = self._presence.change
         self._peers = Peers(
             config.name,

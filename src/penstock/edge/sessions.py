@@ -16,7 +16,7 @@ from penstock.protocol import metadata
 from penstock.protocol.http2 import Role, Settings, WindowBudget
 from penstock.protocol.notice import FEATURE, Notice
 from penstock.protocol.registration import Aborted, Register, RegistrationServer, Unregister, UpdateLocalConfiguration
-from penstock.schema.edges import LinkReport
+from penstock.schema.edges import LinkReport, LinkUsage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -89,6 +89,10 @@ class Sessions:
     def reports(self) -> Iterable[LinkReport]:
         """The registered links as the control plane is told of them."""
         return [session.report() for links in self._registered.values() for session in links]
+
+    def usage(self) -> Iterable[LinkUsage]:
+        """What the registered links carry."""
+        return [session.usage() for links in self._registered.values() for session in links]
 
     @property
     def registered(self) -> int:
@@ -223,6 +227,11 @@ class AgentSession:
             version=self._version,
             since=self._since,
         )
+
+    def usage(self) -> LinkUsage:
+        """What it carries, as the control plane is told."""
+        streams = max(0, self.load - 1)  # the control stream is nobody's
+        return LinkUsage(id=self.id, streams=streams, to_agent_bytes=self.link.sent, from_agent_bytes=self.link.received)
 
     # --- notices ----------------------------------------------------------------------------------------------------
 

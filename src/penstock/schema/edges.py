@@ -133,6 +133,15 @@ class LinkReport(_Wire):
     since: datetime
 
 
+class LinkUsage(_Wire):
+    """What a link carries, told now and then."""
+
+    id: str = Field(max_length=36)
+    streams: int = Field(ge=0, le=2**31 - 1)
+    to_agent_bytes: int = Field(ge=0, le=2**62)
+    from_agent_bytes: int = Field(ge=0, le=2**62)
+
+
 class PresenceReport(_Wire):
     """`POST /penstock/v1/edge/presence`, every few seconds and at each change."""
 
@@ -141,6 +150,8 @@ class PresenceReport(_Wire):
     is_draining: bool = False
     links: tuple[LinkReport, ...] | None = None
     """All of them; null where nothing changed since the last report."""
+    usage: tuple[LinkUsage, ...] = ()
+    """Of those whose numbers changed, every ten seconds; of all when `links` are told."""
 
 
 class PresenceAnswer(_Wire):

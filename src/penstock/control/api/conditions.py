@@ -97,6 +97,10 @@ async def _caller(principal: Annotated[Principal, Depends(_principal)]) -> Princ
     return require(principal, scopes.DEVELOPER, scopes.INFERENCE)
 
 
+async def _tunnels_reader(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    return require(principal, scopes.MANAGE_TUNNELS, scopes.READ_TUNNELS)
+
+
 async def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
     return require(principal, scopes.ADMIN)
 
@@ -172,6 +176,8 @@ ByPrincipal = Annotated[Principal, Depends(_principal)]
 """Any credential of an organization, whatever its scopes."""
 ByCaller = Annotated[Principal, Depends(_caller)]
 """Whoever may call through tunnels: an API key, a developer's token or session."""
+ByTunnelsReader = Annotated[Principal, Depends(_tunnels_reader)]
+"""Whoever manages the workspace's tunnels or may look at them, on a path of ours."""
 ByTunnels = Annotated[Principal, Depends(_published)]
 """Whoever manages tunnels (or, for a GET, may look at them), with the published version and beta headers."""
 ByLaunchTunnels = Annotated[Principal, Depends(_published_at_launch)]

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, CoreOf, FeedOf
+from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, ByTunnelsReader, CoreOf, FeedOf
 from penstock.control.errors import ApiError
-from penstock.control.service import callers, edge_certificates, edges, presence, tunnels
+from penstock.control.service import callers, edge_certificates, edges, links, presence, tunnels
 from penstock.protocol.hosts import normalize_host
 from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
 from penstock.schema.edges import (
@@ -21,6 +21,7 @@ from penstock.schema.edges import (
     PresenceAnswer,
     PresenceReport,
 )
+from penstock.schema.links import LinkPage
 
 router: Final = APIRouter(prefix="/penstock/v1")
 
@@ -47,6 +48,19 @@ async def resolve(core: CoreOf, key: ByCaller, host: Annotated[str, Query(max_le
     except ValueError as exc:
         raise ApiError("invalid_request_error", f"host: {exc}") from exc
     return await tunnels.resolve(core, key, name)
+
+
+@router.get("/links")
+async def list_links(
+    core: CoreOf,
+    key: ByTunnelsReader,
+    tunnel_id: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    page: str | None = None,
+) -> LinkPage:
+    """Live links of the workspace's tunnels, or of one."""
+    found = await links.list_live(core, key, tunnel_id=tunnel_id, limit=limit, cursor=page)
+    return LinkPage(data=found.data, next_page=found.next_page)
 
 
 @router.post("/edges/enrol")

@@ -10,7 +10,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from penstock.control.errors import ApiError
 from penstock.control.storage import presence, tables
@@ -50,6 +50,10 @@ async def report(core: Core, edge: Edge, said: PresenceReport) -> PresenceAnswer
             rows = [{"incarnation": said.incarnation, **link.model_dump()} for link in said.links]
             if rows:
                 await connection.execute(insert(_k), rows)
+        if said.usage:
+            values = [{"of": said.incarnation, "link": usage.id, **usage.model_dump(exclude={"id"})} for usage in said.usage]
+            told = update(_k).where(_k.c.incarnation == bindparam("of"), _k.c.id == bindparam("link"))
+            await connection.execute(told, values)
         holders = await _holders(connection, now, besides=edge.id)
     return PresenceAnswer(is_known=is_known or said.links is not None, holders=holders)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Table
 
 from penstock.control.storage.tables import UtcDateTime, metadata
 
@@ -29,5 +29,8 @@ links: Final = Table(
     Column("connector_id", String(36), nullable=False),
     Column("version", String(200), nullable=False),
     Column("since", UtcDateTime, nullable=False),
+    Column("streams", Integer, nullable=False, server_default="0"),
+    Column("to_agent_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("from_agent_bytes", BigInteger, nullable=False, server_default="0"),
     Index("links_of_tunnel", "wire_id"),
 )

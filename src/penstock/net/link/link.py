@@ -60,6 +60,10 @@ class Link(asyncio.Protocol):
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
+        self.received = 0
+        """Bytes that came on the link, framing included."""
+        self.sent = 0
+        """Bytes that went, likewise."""
         self._pinged = 0.0
         self._counted = 0.0
         self._answered = True
@@ -143,6 +147,7 @@ class Link(asyncio.Protocol):
         if self._lower is None:
             return  # it broke the protocol, and the transport has not ended yet
         self._heard = self._loop.time()
+        self.received += len(data)
         try:
             events = self._http.receive_data(data)
         except RemoteProtocolError as exc:
@@ -308,7 +313,9 @@ class Link(asyncio.Protocol):
         if lower is None:
             return
         while not self._blocked and http.has_data_to_send:
-            lower.write(http.data_to_send(_CHUNK))
+            data = http.data_to_send(_CHUNK)
+            self.sent += len(data)
+            lower.write(data)
         for stream_id in http.take_drained():
             self._drained(stream_id)
 
