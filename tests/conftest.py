@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import structlog
+from hypothesis import settings
+
+# A busy machine is no defect of the code: an example's time is not a verdict (the library's default ends at 200 ms).
+settings.register_profile("penstock", settings(deadline=None))
+settings.load_profile("penstock")
 
 
 @pytest.fixture(scope="session", autouse=True)

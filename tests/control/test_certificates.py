@@ -44,6 +44,13 @@ async def test_a_refused_ca_names_the_rule_and_the_fix_and_leaves_nothing(api: A
     assert (await api.http.get(f"/v1/tunnels/{tunnel['id']}/certificates")).json()["data"] == []
 
 
+async def test_a_ca_of_a_version_that_x509_does_not_have_is_refused_by_a_rule(api: Api) -> None:
+    tunnel = await api.tunnel()
+    response = await api.register(tunnel["id"], ca.of_version(ca.ca().certificate, 1))
+    assert response.status_code == 400
+    assert "ca-well-formed" in response.json()["error"]["message"]
+
+
 async def test_a_body_of_8193_characters_is_refused(api: Api) -> None:
     tunnel = await api.tunnel()
     assert (await api.register(tunnel["id"], ca.ca().certificate_pem.ljust(8193))).status_code == 400

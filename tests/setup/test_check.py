@@ -64,12 +64,13 @@ def test_every_server_certificate_that_a_caller_refuses_is_refused_here(
         ca.ca(key_cert_sign=False).certificate_pem,
         ca.ca(sha1=True).certificate_pem,
         ca.ca(validity=ca.valid(timedelta(days=1), starts_in=timedelta(days=-2))).certificate_pem,
+        ca.of_version(ca.ca().certificate, 1),
         ca.ca().certificate_pem * 2,
         ca.ca().key_pem.reveal(),
         "nonsense",
         "",
     ],
-    ids=["leaf", "critical", "SKI", "keyCertSign", "SHA-1", "expired", "two", "a key", "nonsense", "empty"],
+    ids=["leaf", "critical", "SKI", "keyCertSign", "SHA-1", "expired", "version", "two", "a key", "nonsense", "empty"],
 )
 def test_every_ca_that_the_platform_refuses_is_refused_here(entries: dict[str, str], pem: str) -> None:
     assert "CA certificate" in problems(check_files(entries | {"ca.crt": pem}, ca.DOMAIN))

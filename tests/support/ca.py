@@ -126,6 +126,12 @@ def caller(
     return KeyPair.of(certificate, key)
 
 
+def of_version(certificate: x509.Certificate, version: int) -> str:
+    """The PEM of a certificate whose version field says `version` (0 is v1, 2 is v3); its signature is then of no worth."""
+    der = certs.certificate_to_der(certificate)
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", bytes((0xA0, 3, 2, 1, version)), 1))
+
+
 def wrong_key_identifier() -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier(
         key_identifier=b"\x13" * 20, authority_cert_issuer=None, authority_cert_serial_number=None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import ssl
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
@@ -11,7 +14,10 @@ from tests.support import ca
 
 from penstock.errors import ConfigError, IdentityError
 from penstock.secret import Secret
-from penstock.tls import certs, rules
+from penstock.tls import certs, names, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -120,3 +126,55 @@ def test_a_request_carries_its_key_and_nothing_else_is_believed() -> None:
 def test_a_request_over_the_limit_is_refused_although_its_beginning_is_good() -> None:
     with pytest.raises(IdentityError):
         certs.load_csr(certs.make_csr(certs.make_ec_key(), "x") + " " * 20_000)
+
+
+# --- damaged input ----------------------------------------------------------------------------------------------------
+
+
+def _damaged(der: bytes) -> Iterator[bytes]:
+    for place, byte in enumerate(der):
+        for other in (0, 1, 3, 6, 0x30, 0x7F, 0xFF, byte ^ 1):
+            yield der[:place] + bytes([other]) + der[place + 1 :]
+
+
+# Of a serial number below 1 or a name of an odd length the library only warns.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_byte_of_a_certificate_is_changed_every_reader_answers_or_refuses() -> None:
+    """The library parses some parts only when they are looked at, and what it then raises has no common parent."""
+    authority, key = _authority(), certs.make_ec_key()
+    anchor = rules.check_ca_certificate(authority.certificate_pem, NOW)
+    leaf = certs.issue_client(
+        authority,
+        key.public_key(),
+        name="x",
+        uri=names.caller_uri(ca.ORGANIZATION, ca.WORKSPACE, ca.CALLER),
+        validity=certs.Validity.lasting(NOW, timedelta(hours=1)),
+        serial=9,
+    )
+    read = refused = 0
+    for der in _damaged(certs.certificate_to_der(leaf)):
+        certs.belong_together(ssl.DER_cert_to_PEM_cert(der), certs.key_to_pem(key))
+        for reader in (
+            lambda: rules.check_ca_certificate(ssl.DER_cert_to_PEM_cert(der), NOW),  # noqa: B023  called at once
+            lambda: rules.check_server_certificate(der, [anchor], ca.HOST, NOW),  # noqa: B023
+            lambda: rules.check_caller_certificate(der, NOW),  # noqa: B023
+            lambda: names.edge_label(der),  # noqa: B023
+            lambda: certs.is_issued_by(leaf, certs.load_bundle(ssl.DER_cert_to_PEM_cert(der))),  # noqa: B023
+        ):
+            try:
+                reader()
+                read += 1
+            except IdentityError:
+                refused += 1
+    assert read
+    assert refused
+
+
+def test_whatever_byte_of_a_certificate_request_is_changed_it_is_read_or_refused() -> None:
+    for der in _damaged(ssl.PEM_cert_to_DER_cert(_as_certificate(certs.make_csr(certs.make_ec_key(), "x")))):
+        with contextlib.suppress(IdentityError):
+            certs.load_csr(ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE-", "CERTIFICATE REQUEST-"))
+
+
+def _as_certificate(csr: str) -> str:
+    return csr.replace("CERTIFICATE REQUEST-", "CERTIFICATE-")

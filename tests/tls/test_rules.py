@@ -62,6 +62,15 @@ BROKEN_CAS: dict[Rule, list[Callable[[], str | bytes]]] = {
         lambda: b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         lambda: "-----BEGIN CERTIFICATE-----\nnot base64 ä\n-----END CERTIFICATE-----\n",
     ],
+    Rule.CA_WELL_FORMED: [
+        lambda: ca.of_version(ca.ca().certificate, 1),
+        lambda: ca.of_version(ca.ca().certificate, 3),
+        lambda: ssl.DER_cert_to_PEM_cert(
+            certs.certificate_to_der(ca.ca().certificate).replace(
+                b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x7f"
+            )
+        ),  # a key of a kind that nobody knows
+    ],
     Rule.CA_SIZE: [lambda: ca.ca().certificate_pem.ljust(8193)],
     Rule.CA_ONE_CERTIFICATE: [_two, lambda: certs.make_csr(certs.make_ec_key(), "x")],
     Rule.CA_NO_PRIVATE_KEY: [_with_key, ca.ca().key_pem.reveal, lambda: (" " * 9000).encode() + _with_key()],
@@ -121,6 +130,7 @@ def test_no_garbage_passes_as_a_ca_or_crashes(data: str | bytes) -> None:
         rules.check_ca_certificate(data, NOW)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a serial number below 1
 @given(st.data())
 def test_a_damaged_ca_is_refused_or_is_a_certificate_still(data: st.DataObject) -> None:
     der = bytearray(certs.certificate_to_der(_CA.certificate))

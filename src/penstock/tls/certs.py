@@ -28,6 +28,17 @@ PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far certificates are dated back: peers' clocks differ, and a certificate "not yet valid" helps nobody."""
 
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises on a stranger's certificate, at loading or when a part is first looked at; most have only Exception
+as their parent, so every place that reads one catches all of them."""
+
 _SERIAL_BYTES: Final = 16  # RFC 5280 4.1.2.2 allows 20; 128 bits collide with nobody
 _CSR_LIMIT: Final = 16_384  # an RSA-4096 request is under 2 KiB; the rest is someone else's data
 _MIN_RSA: Final = 2048
@@ -209,23 +220,25 @@ def certificate_to_der(certificate: x509.Certificate) -> bytes:
 
 
 def load_certificate(encoded: str | bytes) -> x509.Certificate:
-    """One certificate, PEM or DER. Raises IdentityError."""
+    """One certificate, PEM or DER, every part of it readable. Raises IdentityError."""
     data = encoded.encode() if isinstance(encoded, str) else encoded
     try:
-        if data.lstrip().startswith(b"-----"):
-            return x509.load_pem_x509_certificate(data)
-        return x509.load_der_x509_certificate(data)
-    except (ValueError, UnsupportedAlgorithm) as exc:
+        is_pem = data.lstrip().startswith(b"-----")
+        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
+        # Parsed lazily by the library: looked at here, so that nobody who holds a certificate meets these errors later.
+        _ = certificate.public_key(), certificate.extensions, certificate.subject, certificate.issuer
+    except UNREADABLE as exc:
         raise IdentityError(
             "the certificate cannot be read", detail=str(exc), hint="one X.509 certificate is expected"
         ) from exc
+    return certificate
 
 
 def load_bundle(pem: str) -> list[x509.Certificate]:
     """Every certificate of a PEM bundle, text between them ignored; IdentityError where there is none."""
     try:
         return x509.load_pem_x509_certificates(pem.encode())
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except UNREADABLE as exc:
         raise IdentityError("the certificates cannot be read", detail=str(exc), hint="a PEM bundle is expected") from exc
 
 
@@ -240,12 +253,12 @@ def belong_together(certificate_pem: str, key_pem: Secret) -> bool:
 def is_issued_by(certificate: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
     """Whether one of these CAs signed it itself. That its time is now is another question."""
     for authority in authorities:
-        if certificate.issuer == authority.subject:
-            try:
+        try:
+            if certificate.issuer == authority.subject:
                 certificate.verify_directly_issued_by(authority)
-            except (ValueError, TypeError, InvalidSignature):
-                continue
-            return True
+                return True
+        except (*UNREADABLE, InvalidSignature):
+            continue
     return False
 
 
@@ -278,7 +291,7 @@ def load_csr(pem: str) -> PublicKey:
         request = x509.load_pem_x509_csr(pem[: _CSR_LIMIT + 1].encode())
         proven = len(pem) <= _CSR_LIMIT and request.is_signature_valid
         key = request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+    except UNREADABLE as exc:
         raise IdentityError(
             "the certificate request cannot be read", detail=str(exc), hint="send one PEM `CERTIFICATE REQUEST` (PKCS #10)"
         ) from exc

@@ -51,7 +51,7 @@ def caller_identity(certificate_der: bytes) -> CallerIdentity:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension) as exc:
+    except (*certs.UNREADABLE, x509.ExtensionNotFound) as exc:
         raise IdentityError("the client certificate names no caller", detail=str(exc), hint=_HINT) from exc
     # One URI and nothing else: a second name would be a second opinion.
     parts = _parts(uris[0]) if len(uris) == 1 and len(list(names)) == 1 else None
@@ -73,7 +73,7 @@ def edge_label(certificate_der: bytes) -> str | None:
     certificate = certs.load_certificate(certificate_der)
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except (*certs.UNREADABLE, x509.ExtensionNotFound):
         return None
     for name in names.get_values_for_type(x509.DNSName):
         label, _, domain = name.partition(".")

@@ -15,6 +15,7 @@ class Rule(Enum):
     """The value is the rule's id: it travels as a WebSocket close reason, so it is short ASCII."""
 
     CA_PEM = "ca-pem"
+    CA_WELL_FORMED = "ca-well-formed"
     CA_SIZE = "ca-size"
     CA_ONE_CERTIFICATE = "ca-one-certificate"
     CA_NO_PRIVATE_KEY = "ca-no-private-key"
@@ -71,6 +72,7 @@ _TEXTS: Final[dict[Rule, tuple[str, str]]] = {
         "the CA certificate is not PEM",
         "send the text from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----",
     ),
+    Rule.CA_WELL_FORMED: ("the CA certificate is malformed", _NEW_CA),
     Rule.CA_SIZE: (f"the CA certificate is over {CA_LIMIT} bytes", "send the CA certificate alone, without chain or text"),
     Rule.CA_ONE_CERTIFICATE: ("exactly one certificate is expected", "send the CA certificate alone, without a chain"),
     Rule.CA_NO_PRIVATE_KEY: (

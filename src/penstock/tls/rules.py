@@ -17,7 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from penstock.errors import CertificateError, IdentityError
@@ -81,8 +81,8 @@ def check_ca_certificate(pem: str | bytes, now: datetime) -> CaCertificate:
     certificate = _one_certificate(pem.encode() if isinstance(pem, str) else pem)
     try:
         return _checked_ca(certificate, now)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
-        raise Rule.CA_PEM.broken(detail=str(exc)) from exc
+    except certs.UNREADABLE as exc:
+        raise Rule.CA_WELL_FORMED.broken(detail=str(exc)) from exc
 
 
 def usable_anchors(pems: Iterable[str | bytes], now: datetime) -> tuple[CaCertificate, ...]:
@@ -115,8 +115,10 @@ def _one_certificate(data: bytes) -> x509.Certificate:
         raise Rule.CA_ONE_CERTIFICATE.broken(detail=f"{len(kinds)} blocks")
     try:
         return x509.load_pem_x509_certificate(data)
-    except (ValueError, UnsupportedAlgorithm) as exc:
+    except ValueError as exc:
         raise Rule.CA_PEM.broken(detail=str(exc)) from exc
+    except certs.UNREADABLE as exc:  # such as a version that X.509 does not have
+        raise Rule.CA_WELL_FORMED.broken(detail=str(exc)) from exc
 
 
 def _checked_ca(certificate: x509.Certificate, now: datetime) -> CaCertificate:
@@ -161,7 +163,7 @@ def _check_server(leaf: bytes, anchors: Sequence[CaCertificate], hostname: str, 
         certificate = x509.load_der_x509_certificate(leaf)
         _check_leaf(certificate, hostname, now)
         _check_issuer(certificate, anchors, unsigned)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
+    except certs.UNREADABLE as exc:
         raise Rule.SERVER_WELL_FORMED.broken(detail=str(exc)) from exc
 
 
@@ -206,7 +208,7 @@ def covers(pattern: str, hostname: str) -> bool:
 def _is_signed_by(leaf: x509.Certificate, anchor: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(anchor)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (*certs.UNREADABLE, InvalidSignature):
         return False
     return True
 
