@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.control import api, database, start_api
+from tests.support.fuse import Fuse, Killed, OneByOne, fused
 from tests.support.provisioned import FAST, Side, side
 
 from penstock.client.control import ControlClient
 from penstock.setup import material
-from penstock.setup.directory import Directory
 from penstock.setup.progress import Progress
 from penstock.setup.provision import provision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.control import Api
@@ -26,51 +26,11 @@ __all__ = ["api", "database", "side", "start_api"]
 pytestmark = pytest.mark.anyio
 
 
-class Killed(BaseException):
-    """As good as SIGKILL to code that must not rely on cleaning up."""
-
-
-class Fuse:
-    """Blows at the n-th thing that is done to the outside, before or after it is done."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-
-    def burn(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-
-def _fused(fuse: Fuse, call: Callable[..., Any]) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        fuse.burn()
-        result = await call(*args, **kwargs)
-        fuse.burn()
-        return result
-
-    return wrapper
-
-
-class OneByOne(Directory):
-    """Writes each entry by itself, so that a kill may come between any two."""
-
-    def __init__(self, folder: Path, fuse: Fuse) -> None:
-        super().__init__(folder)
-        self._fuse = fuse
-
-    async def store(self, changes: Mapping[str, str | None]) -> None:
-        for name, text in changes.items():
-            self._fuse.burn()
-            await super().store({name: text})
-        self._fuse.burn()
-
-
 async def _killed_at(side: Side, at: int, version: str, monkeypatch: pytest.MonkeyPatch) -> bool:
     """One run that is killed at this step; whether it was."""
     fuse = Fuse(at)
     with monkeypatch.context() as patched:
-        patched.setattr(ControlClient, "_call", _fused(fuse, ControlClient._call))  # where every request passes
+        patched.setattr(ControlClient, "_call", fused(fuse, ControlClient._call))  # where every request passes
         async with side.platform() as platform:
             output = OneByOne(side.folder, fuse)
             try:

@@ -27,7 +27,9 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), **variables}
 
 
-def run(*arguments: str, folder: Path, command: str = PENSTOCK, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, folder: Path, command: str = PENSTOCK, seconds: float = SECONDS, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run it to its end in `folder`."""
     return subprocess.run(
         [command, *arguments],
@@ -36,7 +38,7 @@ def run(*arguments: str, folder: Path, command: str = PENSTOCK, **variables: str
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,7 @@ from penstock.cli.output import EXIT_FAILED, data, talk
 from penstock.errors import ConfigError, IdentityError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from datetime import datetime
 
     from penstock.setup.keys import KeyType
@@ -27,6 +29,7 @@ _HELP = """Provision a private side: CA, server certificate, the agent's token.
     \b
     penstock setup init --api-url=https://penstock.example.com --output=dir:/data
     penstock setup renew-cert --output=dir:/data --renew-before=720h
+    penstock setup rotate-ca --api-url=https://penstock.example.com --output=dir:/data
     penstock setup check /data
 
     Exit codes: 0 done, or nothing to do; 1 refused or not reachable, or `check` found something; 2 a flag, a variable or a
@@ -58,6 +61,15 @@ def add_to(app: typer.Typer) -> None:
     setup = typer.Typer(help=_HELP, no_args_is_help=True)
     setup.command("init", help=f"Make or complete an output; running it again changes nothing.\n\n    {_CREDENTIAL}")(init)
     setup.command("renew-cert", help="Renew the server certificate under the stored CA; no network.")(renew_cert)
+    setup.command(
+        "rotate-ca",
+        help=f"""Put another CA in the place of the stored one, with no call that fails.
+
+        With PENSTOCK_API_KEY (an API key that may call) it makes sure that calls pass under the new CA before it archives the
+        old one; else it stops there, and goes on when it is run again with --confirmed.
+
+    {_CREDENTIAL}""",
+    )(rotate_ca)
     setup.command("check", help="Hold a directory to every rule, before anything is deployed.")(check)
     app.add_typer(setup, name="setup")
 
@@ -81,12 +93,10 @@ def init(
     from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415 - only when asked for
     from penstock.setup.provision import Wanted, provision  # noqa: PLC0415
 
-    if not api_url:
-        raise ConfigError("--api-url is required", hint="for example --api-url=https://penstock.example.com, or API_URL")
+    url = _required(api_url)
     destination = _output(output)
     credential = find_credential(os.environ)
     progress = _progress(is_dry=dry_run)
-    url = api_url
 
     async def run() -> dict[str, Any]:
         ca_file = api_ca_file or _stored_platform_ca(destination)
@@ -130,6 +140,57 @@ def renew_cert(
         )
     )
     _finish(destination, progress, {"expires_at": end.isoformat()}, as_json=as_json)
+
+
+def rotate_ca(
+    api_url: ApiUrl = None,
+    output: OutputOption = None,
+    cert_duration: Duration = "2160h",
+    settle: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long callers go on with the CAs they know; ours ask every minute.")
+    ] = "75s",
+    confirmed: Annotated[bool, typer.Option("--confirmed", help="Calls pass: archive the old CA.")] = False,  # noqa: FBT002
+    api_ca_file: ApiCa = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """`setup rotate-ca`."""
+    from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415 - only when asked for
+    from penstock.setup.rotation import Asked  # noqa: PLC0415
+    from penstock.setup.rotation import rotate_ca as rotate  # noqa: PLC0415
+
+    url = _required(api_url)
+    destination = _output(output)
+    credential = find_credential(os.environ)
+    progress = _progress(is_dry=dry_run)
+
+    async def run() -> bool:
+        ca_file = api_ca_file or _stored_platform_ca(destination)
+        asked = Asked(
+            see=_seeing(url, ca_file),
+            is_confirmed=confirmed,
+            settle=_duration(settle, "--settle"),
+            duration=_life(cert_duration),
+        )
+        async with await open_platform(url, credential, ca_file=ca_file) as platform:
+            return await rotate(destination, platform, asked, progress)
+
+    is_done: bool = _run(run())
+    if not is_done and not dry_run:
+        talk().print("run `penstock setup rotate-ca --confirmed` once calls have passed", markup=False)
+    _finish(destination, progress, {"finished": is_done}, as_json=as_json)
+
+
+def _seeing(api_url: str, ca_file: Path | None) -> Callable[[str, str], Awaitable[None]] | None:
+    """How calls under the new CA are seen, where there is a key that may call."""
+    from penstock.client.access import find_access  # noqa: PLC0415 - only when asked for
+    from penstock.setup.traffic import see_under  # noqa: PLC0415
+
+    try:
+        access = find_access(api_url)
+    except ConfigError:
+        return None
+    return partial(see_under, replace(access, ca_file=ca_file))
 
 
 def check(
@@ -181,6 +242,12 @@ def check(
                 data().print(f"    {finding.problem}\n    hint: {finding.hint}", markup=False)
     if any(finding.problem for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _required(api_url: str | None) -> str:
+    if not api_url:
+        raise ConfigError("--api-url is required", hint="for example --api-url=https://penstock.example.com, or set API_URL")
+    return api_url
 
 
 def _output(text: str | None) -> Output:

@@ -115,9 +115,13 @@ class TunnelStreams:
                 if name in self._known:
                     self._known[name].worked_at = now
                 return stream
-        if name in self._known:
-            self._known[name].until = 0.0  # whatever was known led here: control is asked anew, and may be away
+        self.look_again(name)
         raise failure
+
+    def look_again(self, name: str) -> None:
+        """Whatever was known led to a failure: control is asked anew, and may be away."""
+        if name in self._known:
+            self._known[name].until = 0.0
 
     def _is_on_its_way(self, name: str, exc: PenstockError) -> bool:
         """Whether the tunnel worked lately and may again in a moment. Nothing of a request has been sent."""
@@ -220,9 +224,11 @@ class TunnelStream:
             context = await self.credentials.inner([anchor.pem for anchor in anchors])
             return await self._handshake(context, self._check(anchors))
         except PenstockError:
+            self.streams.look_again(self.host)
             self.websocket.close()
             raise
         except ssl.SSLCertVerificationError as exc:
+            self.streams.look_again(self.host)
             raise await self._named(exc, anchors) from exc
         except (TimeoutError, ConnectionError, ssl.SSLError) as exc:
             raise UnavailableError(

@@ -38,14 +38,27 @@ class KeyType(Enum):
         return isinstance(key, rsa.RSAPrivateKey) is (self is KeyType.RSA)
 
 
-def new_authority(domain: str, now: datetime) -> certs.Authority:
-    """A CA: P-256, five years."""
-    return certs.make_ca(f"{domain} CA", certs.make_ec_key(), certs.Validity.lasting(now, CA_LIFE), serial=_serial())
+def new_authority(domain: str, now: datetime, *, endorsed_by: certs.Authority | None = None) -> certs.Authority:
+    """A CA: P-256, five years.
+
+    endorsed_by: the CA whose place it takes signs it, so that whoever remembers that one can tell the change from an attack.
+    """
+    name = f"CA of {now:%Y-%m-%d}, {domain}" if endorsed_by else f"{domain} CA"
+    life = certs.Validity.lasting(now, CA_LIFE)
+    return certs.make_ca(name, certs.make_ec_key(), life, serial=_serial(), issuer=endorsed_by)
 
 
 def stored_authority(entries: Mapping[str, str]) -> certs.Authority | None:
     """The CA that is there, whole; None when there is none, or only a half that was never registered."""
     certificate, key = entries.get(material.CA_CERTIFICATE), entries.get(material.CA_KEY)
+    if certificate and certificate == entries.get(material.NEXT_CA_CERTIFICATE):
+        key = entries.get(material.NEXT_CA_KEY)  # killed while the next CA took its place: the certificate goes first
+    return certs.Authority.load(certificate, Secret(key)) if certificate and key else None
+
+
+def next_authority(entries: Mapping[str, str]) -> certs.Authority | None:
+    """The CA that is to take the place of the stored one."""
+    certificate, key = entries.get(material.NEXT_CA_CERTIFICATE), entries.get(material.NEXT_CA_KEY)
     return certs.Authority.load(certificate, Secret(key)) if certificate and key else None
 
 

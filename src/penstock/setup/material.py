@@ -24,11 +24,13 @@ NEXT_CA_KEY: Final = "ca-next.key"
 # Notes of what is under way, written before it is asked for.
 CREATING: Final = "setup-creating"
 ROTATING: Final = "setup-rotating"
+RETIRING: Final = "setup-retiring"
 
 PUBLIC: Final = frozenset({TUNNEL_ID, DOMAIN, CA_CERTIFICATE, CERTIFICATE, CALLERS_CA, EDGE_CA, EDGE_ADDRESSES, PLATFORM_CA})
 """What anybody may read; the rest is for its owner alone."""
 
 OF_ONE_TUNNEL: Final = (
-    DOMAIN, TOKEN, TOKEN_VERSION, CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, NEXT_CA_CERTIFICATE, NEXT_CA_KEY, CREATING, ROTATING
+    DOMAIN, TOKEN, TOKEN_VERSION, CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, NEXT_CA_CERTIFICATE, NEXT_CA_KEY,
+    CREATING, ROTATING, RETIRING,
 )  # fmt: skip
 """What another tunnel has no use for."""

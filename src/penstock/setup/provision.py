@@ -13,6 +13,7 @@ from penstock.errors import ConfigError, IdentityError
 from penstock.protocol.token import parse_token
 from penstock.setup import keys, material
 from penstock.setup.keys import KeyType
+from penstock.setup.registration import register
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class _Provisioning:
         if tunnel is None:
             return None
         authority = await self._authority(tunnel.domain)
-        await self._register(tunnel, authority)
+        await register(self.platform, tunnel.id, authority, self.progress)
         await self._server_certificate(tunnel.domain, authority)
         await self._token(tunnel)
         await self._of_this_platform()
@@ -169,24 +170,6 @@ class _Provisioning:
             # Before it is registered: a slot taken by a CA whose key was lost is a slot lost.
             await self._store({material.CA_KEY: made.key_pem.reveal(), material.CA_CERTIFICATE: made.certificate_pem})
         return made
-
-    async def _register(self, tunnel: Tunnel, authority: certs.Authority) -> None:
-        registered = await self.platform.certificates(tunnel.id)
-        fingerprint = certs.fingerprint(authority.certificate)
-        if any(certificate.fingerprint == fingerprint for certificate in registered):
-            self.progress.kept("the CA is registered")
-            return
-        if self.progress.would(f"register the CA {fingerprint[:16]}… on {tunnel.id}"):
-            return
-        try:
-            await self.platform.register_certificate(tunnel.id, authority.certificate_pem)
-        except ConfigError as exc:
-            taken = ", ".join(f"{certificate.id} ({certificate.fingerprint[:16]}…)" for certificate in registered)
-            raise ConfigError(
-                f"the platform does not take the CA: {exc.public}",
-                detail=f"registered now: {taken}" if taken else exc.detail,
-                hint="a tunnel has two slots for CAs: archive one that is no longer used, and run again" if taken else exc.hint,
-            ) from exc
 
     async def _server_certificate(self, domain: str, authority: certs.Authority) -> None:
         key = keys.stored_key(self.entries)
