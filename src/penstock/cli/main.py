@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from penstock import __version__
-from penstock.cli import agent, call, health, login, resources, roles, setup, up
+from penstock.cli import agent, call, health, login, pins, resources, roles, setup, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
 
@@ -57,6 +57,7 @@ login.add_to(app)
 setup.add_to(app)
 health.add_to(app)
 resources.add_to(app)
+pins.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

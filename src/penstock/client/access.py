@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from penstock.client import sessions
+from penstock.client import pins, sessions
 from penstock.config.files import write_file
 from penstock.errors import ConfigError
 from penstock.secret import Secret
@@ -30,11 +30,17 @@ _HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run `penstock logi
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A platform's API and the key to it; `ca_file` is its CA where the system does not know that."""
+    """A platform's API and the key to it.
+
+    ca_file: the platform's CA where the system does not know it. pins: the folder where CAs of tunnels are remembered, for
+    longer than the life of a transport. ca_pins: fingerprints of tunnels' CAs, believed alone.
+    """
 
     api_url: str
     api_key: Secret
     ca_file: Path | None = None
+    pins: Path | None = None
+    ca_pins: frozenset[str] = frozenset()
 
 
 class _Profile(BaseModel):
@@ -65,7 +71,9 @@ def find_access(
         if url and url.rstrip("/") != profile.api_url.rstrip("/"):
             raise ConfigError(f"an API key for {url} is not known", hint=_HINT)
         url, key, ca_file = profile.api_url, key or profile.api_key, ca_file or profile.ca_file
-    return Access(url.rstrip("/"), key if isinstance(key, Secret) else Secret(key), ca_file)
+    secret = key if isinstance(key, Secret) else Secret(key)
+    ca_pins = pins.parse_fingerprints(variables.get("PENSTOCK_CA_PIN", ""))
+    return Access(url.rstrip("/"), secret, ca_file, pins.find_folder(variables), ca_pins)
 
 
 def write_profile(file: Path, access: Access) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.client.control import ControlClient
 from penstock.client.events import EdgeEvents
 from penstock.client.identity import CallerCredentials
+from penstock.client.pins import Pins
 from penstock.client.refusals import refusal_of
 from penstock.client.whereabouts import Whereabouts
 from penstock.errors import CertificateError, ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
@@ -70,6 +71,7 @@ class TunnelStreams:
         """Called when streams are to end soon: those that carry nothing now are to be closed at once."""
         self._control = ControlClient(access.api_url, access.api_key, ca_file=access.ca_file)
         self._credentials = CallerCredentials(self._control)
+        self.pins = Pins(access.pins, access.ca_pins)
         self._known: dict[str, _Known] = {}
         self._whereabouts = Whereabouts()
         self._open: weakref.WeakSet[TunnelStream] = weakref.WeakSet()
@@ -220,9 +222,15 @@ class TunnelStream:
         """
         anchors: tuple[CaCertificate, ...] = ()
         try:
-            anchors = rules.usable_anchors(self.resolution.trust_anchors, datetime.now(UTC))
+            now = datetime.now(UTC)
+            anchors = self.streams.pins.believed(self.host, rules.usable_anchors(self.resolution.trust_anchors, now), now)
             context = await self.credentials.inner([anchor.pem for anchor in anchors])
-            return await self._handshake(context, self._check(anchors))
+            stream = await self._handshake(context, self._check(anchors))
+            self.streams.pins.remember(self.host, anchors, now)
+            return stream
+        except CertificateError as exc:
+            self.websocket.refuse(_POLICY_VIOLATION, exc.rule)
+            raise
         except PenstockError:
             self.streams.look_again(self.host)
             self.websocket.close()

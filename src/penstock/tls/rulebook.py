@@ -27,6 +27,7 @@ class Rule(Enum):
     CA_VALID_YET = "ca-valid-yet"
     CA_STRONG_KEY = "ca-strong-key"
     CA_STRONG_HASH = "ca-strong-hash"
+    CA_PIN = "ca-pin"
 
     SERVER_WELL_FORMED = "server-well-formed"
     SERVER_REGISTERED_CA = "server-registered-ca"
@@ -93,6 +94,10 @@ _TEXTS: Final[dict[Rule, tuple[str, str]]] = {
     Rule.CA_VALID_YET: ("the CA certificate is not yet valid", "check the clocks of this machine and of the one that made it"),
     Rule.CA_STRONG_KEY: ("the CA's key is too weak", _STRONG_KEY),
     Rule.CA_STRONG_HASH: ("the CA certificate's signature is weaker than SHA-256", "sign it with SHA-256 or stronger"),
+    Rule.CA_PIN: (
+        "the tunnel's CA is not the one that is remembered, and that one did not sign it",
+        "ask the tunnel's owner whether the CA was changed; if so, `penstock pins forget HOST`, or change PENSTOCK_CA_PIN",
+    ),
     Rule.SERVER_WELL_FORMED: ("the server certificate is malformed", _NEW_SERVER),
     Rule.SERVER_REGISTERED_CA: ("the server certificate is not signed by a CA registered on the tunnel", _NEW_SERVER),
     Rule.SERVER_SIGNED_DIRECTLY: (
