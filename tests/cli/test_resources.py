@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 from tests.support import ca
 from tests.support.idp import ISSUER, Idp
@@ -15,7 +16,9 @@ from penstock.cli.resources import request
 from penstock.cli.resources.federation import FEDERATION, SERVICE_ACCOUNTS
 from penstock.cli.resources.organization import API_KEYS, TUNNELS_KEYS, USERS, WORKSPACES
 from penstock.cli.resources.platform import EDGES, ORGANIZATIONS
-from penstock.cli.resources.tunnels import TUNNELS
+from penstock.cli.resources.tunnels import LINKS, TUNNELS
+from penstock.protocol.token import parse_token
+from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,6 +107,37 @@ def test_tunnels_and_their_certificates(sign_in: Callable[[str], Signed], tmp_pa
     assert admin.json("tunnels", "archive", tunnel, "--yes")["archived_at"]
     assert tunnel not in admin.ok("tunnels", "list").out
     admin.ran_all_of(TUNNELS)
+
+
+def test_live_links_of_one_tunnel_or_of_all(sign_in: Callable[[str], Signed], platform: tuple[str, Initial]) -> None:
+    url, initial = platform
+    admin = sign_in("admin")
+    tunnel, other = (admin.json("tunnels", "create")["id"] for _ in range(2))
+    wire_id = str(parse_token(admin.ok("tunnels", "reveal-token", tunnel).out.strip()).tunnel_id)
+    enrolment = {
+        "name": "edge-1",
+        "caller_address": "127.0.0.1:8443",
+        "agent_address": "127.0.0.1:7844",
+        "csr_pem": certs.make_csr(certs.make_ec_key(), "edge"),
+    }
+    link = {"id": "1", "wire_id": wire_id, "connector_id": "agent-1", "version": "v9", "since": "2026-01-01T00:00:00Z"}
+    with httpx2.Client(base_url=url, trust_env=False) as http:
+
+        def post(path: str, body: dict[str, Any], secret: str) -> Any:
+            answer = http.post(path, json=body, headers={"authorization": f"Bearer {secret}"})
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        edge = post("/penstock/v1/edges/enrol", enrolment, initial.enrolment_token.reveal())
+        report = {"incarnation": "life-1", "links": [link], "usage": []}
+        post("/penstock/v1/edge/presence", report, edge["credential"])
+        (found,) = admin.json("links", "list")["data"]
+        assert (found["tunnel_id"], found["edge"], found["agent_id"], found["version"]) == (tunnel, "edge-1", "agent-1", "v9")
+        assert admin.json("links", "list", "--tunnel", tunnel)["data"] == [found]
+        assert admin.json("links", "list", "--tunnel", other)["data"] == []
+        assert admin.command("links", "list", "--tunnel", "tnl_none").code == 1
+    admin.ran_all_of(LINKS)
+    sign_in("operator").ok("edges", "revoke", edge["edge_id"], "--yes")  # the platform is other tests' too
 
 
 def test_a_person_chooses_the_workspace_to_act_in(sign_in: Callable[[str], Signed], platform: tuple[str, Initial]) -> None:

@@ -12,7 +12,7 @@ from penstock.cli.resources import build
 from penstock.cli.resources.federation import FEDERATION, SERVICE_ACCOUNTS
 from penstock.cli.resources.organization import API_KEYS, TUNNELS_KEYS, USERS, WORKSPACES
 from penstock.cli.resources.platform import EDGES, ORGANIZATIONS
-from penstock.cli.resources.tunnels import TUNNELS
+from penstock.cli.resources.tunnels import LINKS, TUNNELS
 
 if TYPE_CHECKING:
     import typer
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RESOURCES: Final[tuple[Resource, ...]] = (
     TUNNELS,
+    LINKS,
     WORKSPACES,
     USERS,
     API_KEYS,

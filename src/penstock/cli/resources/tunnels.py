@@ -1,4 +1,4 @@
-"""Tunnels and their CA certificates: the published Tunnels API."""
+"""Tunnels and their CA certificates, which is the published Tunnels API; and their live links."""
 
 from __future__ import annotations
 
@@ -98,6 +98,32 @@ TUNNELS: Final = Resource(
                     in_workspace=True,
                 ),
             ),
+        ),
+    ),
+)
+
+LINKS: Final = Resource(
+    "links",
+    "Live links between agents and edges.",
+    (
+        Command(
+            "list",
+            "GET",
+            "/penstock/v1/links",
+            "List live links of the workspace's tunnels, newest first.",
+            (Flag("tunnel", "Only this tunnel's.", into="tunnel_id"),),
+            columns=(
+                "id",
+                "tunnel_id",
+                "agent_id",
+                "version",
+                "edge",
+                "since",
+                "streams",
+                "to_agent_bytes",
+                "from_agent_bytes",
+            ),
+            in_workspace=True,
         ),
     ),
 )
