@@ -9,10 +9,12 @@ import helm_python  # of the environment that runs this
 
 
 def main() -> None:
-    with helm_python.Chart.load(sys.argv[1]) as chart:
+    folder = sys.argv[1]
+    name = folder.rpartition("/")[2]
+    with helm_python.Chart.load(folder) as chart:
         for line in sys.stdin:
             try:
-                rendered = chart.render(json.loads(line), name="mcp-tunnel", namespace="mcp-tunnel")
+                rendered = chart.render(json.loads(line), name=name, namespace=name)
             except Exception as exc:  # noqa: BLE001 - the engine's refusal is the answer
                 answer = {"error": str(exc)}
             else:

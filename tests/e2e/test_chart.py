@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.deploy.test_chart import CHART
-from tests.support.venvs import Venv
+from tests.support.charts import NEWEST, OLDEST, engine_of, is_restricted, pods
 
 from penstock.config.load import load
 from penstock.proxy.config import ProxyConfig
@@ -18,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.charts import Document, Engine
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-Document = dict[str, Any]
 WIF = {"federationRuleId": "fdrl_1", "organizationId": "organization"}
 API = {"url": "https://penstock.example.com", "wif": WIF}
 ROUTES = {"config": {"routes": {"echo": "http://echo:9000"}}}
@@ -60,51 +58,16 @@ MATRIX: dict[str, Document] = {
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    venv = Venv.make(tmp_path_factory.mktemp("helm") / "venv")
-    venv.install("helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0")
-    script = str(CHART.parents[2] / "tests" / "e2e" / "chart_engine.py")
-    with subprocess.Popen(
-        [venv.command("python"), script, str(CHART)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield Engine(venv, process)
-        process.kill()
-
-
-class Engine:
-    """Helm's engine, and the schemas of every Kubernetes."""
-
-    def __init__(self, venv: Venv, process: subprocess.Popen[str]) -> None:
-        self.venv = venv
-        self._process = process
-
-    def answer(self, values: Document) -> Document:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(values) + "\n")
-        self._process.stdin.flush()
-        return dict(json.loads(self._process.stdout.readline()))
-
-    def render(self, values: Document) -> list[Document]:
-        answer = self.answer(values)
-        assert "error" not in answer, answer["error"]
-        texts = [text for name, text in answer["documents"].items() if name.endswith(".yaml")]
-        return [document for text in texts for document in yaml.safe_load_all(text) if document]
-
-    def one(self, values: Document, kind: str, name: str) -> Document:
-        [found] = [d for d in self.render(values) if d["kind"] == kind and d["metadata"]["name"] == name]
-        return found
+    with engine_of("mcp-tunnel", tmp_path_factory.mktemp("helm")) as started:
+        yield started
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
-@pytest.mark.parametrize("minor", ["1.25", "1.37"])
+@pytest.mark.parametrize("minor", [OLDEST, NEWEST])
 def test_what_it_renders_is_valid_on_the_oldest_and_the_newest(
     engine: Engine, tmp_path: Path, values: Document, minor: str
 ) -> None:
-    file = tmp_path / "rendered.yaml"
-    file.write_text(yaml.safe_dump_all(engine.render(values)))
-    command = [engine.venv.command("kubernetes-validate"), "--strict", "-k", minor, str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert engine.problems(values, minor, tmp_path) == ""
 
 
 def test_every_published_name_is_exact(engine: Engine) -> None:
@@ -126,20 +89,9 @@ def test_every_published_name_is_exact(engine: Engine) -> None:
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
 def test_every_pod_meets_the_restricted_standard(engine: Engine, values: Document) -> None:
-    pods = list(_pods(engine.render(values)))
-    assert pods
-    for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        allowed = {"configMap", "secret", "projected", "emptyDir"}
-        assert {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"} <= allowed
-        for container in pod["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"] == {"drop": ["ALL"]}
-            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-            assert container["resources"]["limits"]["memory"]
+    found = pods(engine.render(values))
+    assert found
+    assert all(map(is_restricted, found))
 
 
 @pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -199,12 +151,3 @@ def test_a_change_of_settings_and_a_rotation_roll_the_pods(engine: Engine) -> No
     rotated = annotations({**MATRIX["managed"], "tunnel": {"tokenVersion": "2"}})
     assert routed["checksum/config"] != plain["checksum/config"]
     assert rotated != plain
-
-
-def _pods(documents: list[Document]) -> Iterator[Document]:
-    for document in documents:
-        spec = document.get("spec", {})
-        if document["kind"] == "CronJob":
-            spec = spec["jobTemplate"]["spec"]
-        if "template" in spec:
-            yield spec["template"]["spec"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from penstock.cli import store
+from penstock.cli import initial, store
 from penstock.cli.output import missing_extra
 from penstock.cli.run import run_role
 
@@ -136,30 +137,37 @@ def _init(
     workspace: Annotated[str, typer.Option(help="Name of its first workspace.")] = "default",
     admin_email: Annotated[str, typer.Option(help="Who administers the organization.")] = "admin@localhost",
     operator_email: Annotated[str, typer.Option(help="Who runs the platform.")] = "operator@localhost",
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="dir:PATH|k8s-secret:NAME", help="Keep what is made there, private, instead of printing it."),
+    ] = None,
+    if_needed: Annotated[bool, typer.Option("--if-needed", help="Be content where it was done before.")] = False,  # noqa: FBT002 - typer's way of a flag
 ) -> None:
     settings, bootstrap = _control_rooms(config)
-    initial = asyncio.run(
-        bootstrap.initialize(
-            settings,
-            organization=organization,
-            workspace=workspace,
-            admin_email=admin_email.lower(),
-            operator_email=operator_email.lower(),
-        )
-    )
-    _print_once(
-        {
-            "organization_id": initial.organization_id,
-            "workspace_id": initial.workspace_id,
-            "api_key": initial.api_key.reveal(),
-            "tunnels_key": initial.tunnels_key.reveal(),
-            "enrolment_token": initial.enrolment_token.reveal(),
-            "admin_email": initial.admin_email,
-            "admin_password": initial.admin_password.reveal(),
-            "operator_email": initial.operator_email,
-            "operator_password": initial.operator_password.reveal(),
-        }
-    )
+
+    async def make() -> None:
+        keep = await initial.place(output) if output is not None else None
+        try:
+            made = await bootstrap.initialize(
+                settings,
+                organization=organization,
+                workspace=workspace,
+                admin_email=admin_email.lower(),
+                operator_email=operator_email.lower(),
+            )
+        except bootstrap.InitializedError as exc:
+            if not if_needed:
+                raise
+            print(exc.public, file=sys.stderr)  # noqa: T201 - talk
+            return
+        values = initial.values(made)
+        if keep is None:
+            _print_once(values)
+        else:
+            await keep(values)
+            print(f"kept in {output}", file=sys.stderr)  # noqa: T201 - talk
+
+    asyncio.run(make())
 
 
 def _create_workspace(

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 _MACHINE: Final = Machine()
 
 
+class InitializedError(ConfigError):
+    """It was done before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Initial:
     """What `initialize` made; the secrets are shown this once and stored as hashes."""
@@ -73,14 +77,16 @@ async def initialize(
 ) -> Initial:
     """Make the store, the master key, the roots, the first operator, organization, admin, workspace, keys and enrolment token.
 
-    Raises ConfigError when it was done before: nothing is ever overwritten.
+    Raises InitializedError when it was done before: nothing is ever overwritten.
     """
     if operator_email == admin_email:
         raise ConfigError("the operator and the organization's admin are two users", hint="give two addresses")
     vault = await asyncio.to_thread(_prepare, config)
     async with _opened(config, vault) as core, core.database.write() as connection:
         if await is_initialized(connection):
-            raise ConfigError(f"{config.data_dir} is initialized already", hint="start the server, or choose another data_dir")
+            raise InitializedError(
+                f"{config.data_dir} is initialized already", hint="start the server, or choose another data_dir"
+            )
         await roots.create_platform_roots(core, connection)
         role = scopes.OPERATOR_ROLE
         _, operator_password = await people.add(
