@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import resource
+import socket
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,12 @@ from tests.conformance.stacks import STACKS, sockets
 from tests.support.pair import memory_pair
 from tests.support.recording import Recorder, settle
 
+from penstock.net.dial import dial_tcp
 from penstock.net.relay import RelayResult, join
 from penstock.net.transports import Parked, cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +145,46 @@ async def test_a_side_that_left_before_it_was_joined_ends_the_other(side: str) -
     assert await other.until_lost() is not None
     await settle()
     assert isinstance(results[0].error, ConnectionError)
+
+
+@contextlib.asynccontextmanager
+async def narrow() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
+    """A connection whose system holds little: the dialled end, and the other as it is."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        transport = await dial_tcp(*listening.getsockname())
+        other, _ = listening.accept()
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+    other.setblocking(False)
+    with other:
+        yield transport, other
+        transport.abort()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_end_waits_for_a_reader_as_long_as_it_takes_anything_and_no_longer(reads: bool) -> None:
+    loop = asyncio.get_running_loop()
+    results: list[RelayResult] = []
+    size = 250_000
+    async with asyncio.timeout(20), narrow() as (a, source), narrow() as (b, sink):
+        a.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * size)
+        join(a, b, on_done=results.append, fin_patience=0.6)
+        await loop.sock_sendall(source, bytes(size))
+        source.shutdown(socket.SHUT_WR)
+        received = 0
+        while reads and (data := await loop.sock_recv(sink, 4_000)):
+            received += len(data)
+            await asyncio.sleep(0.03)  # 2 s in all: far more than the patience
+        while not results:
+            await asyncio.sleep(0.01)
+    if reads:
+        assert received == size
+        assert results[0].error is None
+    else:
+        assert isinstance(results[0].error, ConnectionAbortedError)
 
 
 async def test_aborting_one_transport_from_outside_stops_the_relay() -> None:

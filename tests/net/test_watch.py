@@ -26,7 +26,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 class Watched:
-    def __init__(self, transport: Any, **times: float) -> None:
+    def __init__(self, transport: Any, **times: Any) -> None:
         self.gone: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         transport.pause_reading()
         self.watch = PauseWatch(transport, self.gone.set_result, interval=0.01, **times)
@@ -49,6 +49,24 @@ async def test_an_end_behind_unread_bytes_waits_for_the_reader_but_not_for_ever(
         joined.a.write(bytes(10_000))
         joined.a.close()
         await asyncio.sleep(0.05)
+        assert not watched.gone.done()
+        async with asyncio.timeout(2):
+            assert isinstance(await watched.gone, ConnectionAbortedError)
+
+
+async def test_an_end_waits_for_a_reader_that_takes_something_whether_or_not_a_look_finds_it_reading() -> None:
+    async with sockets(Recorder(), Recorder()) as joined:
+        waiting = 1000
+        watched = Watched(joined.b, fin_patience=0.2, progress=lambda: waiting)
+        joined.a.write(bytes(10_000))
+        joined.a.close()
+        for _ in range(20):  # 0.6 s
+            await asyncio.sleep(0.03)
+            waiting -= 1
+        assert not watched.gone.done()
+        for _ in range(20):
+            await asyncio.sleep(0.03)
+            watched.watch.arm()  # it was resumed and paused between two looks
         assert not watched.gone.done()
         async with asyncio.timeout(2):
             assert isinstance(await watched.gone, ConnectionAbortedError)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.net.transports import cut
+from penstock.net.transports import LayeredTransport, StreamTransport, cut
+from penstock.net.watch import acknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,10 +43,19 @@ def close_gently(
     ending.start()
 
 
+def taken(transport: asyncio.Transport) -> tuple[int, int]:
+    """A value that changes as the peer takes what was written: what waits here, and what its system has acknowledged.
+
+    Both, because systems hold megabytes on the way: a reader of some kilobytes a second moves the first only every few minutes.
+    """
+    is_own = isinstance(transport, LayeredTransport) or not isinstance(transport, StreamTransport)  # no link's, for all streams
+    return transport.get_write_buffer_size(), acknowledged(transport) if is_own else 0
+
+
 class _Ending(asyncio.Protocol):
     """The last owner of a transport."""
 
-    __slots__ = ("_left", "_on_closed", "_stall", "_stalled_since", "_timeout", "_timer", "_transport")
+    __slots__ = ("_on_closed", "_stall", "_stalled_since", "_taken", "_timeout", "_timer", "_transport")
 
     def __init__(
         self, transport: asyncio.Transport, timeout: float, stall: float, on_closed: Callable[[], None] | None
@@ -54,13 +64,13 @@ class _Ending(asyncio.Protocol):
         self._timeout = timeout
         self._stall = stall
         self._on_closed = on_closed
-        self._left = 0
+        self._taken = (0, 0)
         self._stalled_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._left = self._transport.get_write_buffer_size()
+        self._taken = taken(self._transport)
         self._stalled_since = loop.time()
         self._timer = loop.call_later(self._timeout, self._tick)
         if self._transport.can_write_eof():
@@ -71,13 +81,13 @@ class _Ending(asyncio.Protocol):
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
-        left = self._transport.get_write_buffer_size()
-        if not left:
+        now_taken = taken(self._transport)
+        if not now_taken[0]:
             self._timer = None
             self._transport.close()
             return
-        if left < self._left:
-            self._left = left
+        if now_taken != self._taken:
+            self._taken = now_taken
             self._stalled_since = loop.time()
         if loop.time() - self._stalled_since >= self._stall:
             self._timer = None

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from penstock.net.closing import END_TIMEOUT, STALL_TIMEOUT, close_gently
-from penstock.net.transports import StreamTransport, cut
+from penstock.net.closing import END_TIMEOUT, STALL_TIMEOUT, close_gently, taken
+from penstock.net.transports import LayeredTransport, StreamTransport, cut
 from penstock.net.watch import PauseWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Of a bare socket, where a FIN is an end in order (a cancellation resets). Long, because a slow reader behind many buffers may
+# take nothing from this one for minutes; whether it is there at all is its own side's to see.
+_FIN_PATIENCE: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +40,20 @@ def join(
     on_done: Callable[[RelayResult], None] | None = None,
     end_timeout: float = END_TIMEOUT,
     stall_timeout: float = STALL_TIMEOUT,
+    fin_patience: float = _FIN_PATIENCE,
 ) -> None:
     """Take over two open transports, paused or not, and move bytes both ways until one side ends.
 
     `to_a` and `to_b` are what was already read for either side. `on_done` is called once, later, when both are gone.
-    The end's timeouts are `close_gently`'s. To stop a relay from outside, abort either transport.
+    The end's timeouts are `close_gently`'s; `fin_patience` is for an end behind bytes of which the other side takes nothing
+    more. To stop a relay from outside, abort either transport.
     """
-    end = _End(on_done, end_timeout, stall_timeout)
+    end = _End(on_done, end_timeout, stall_timeout, fin_patience)
     side_a, side_b = _Side(a, end), _Side(b, end)
     end.sides = (side_a, side_b)
     side_a.other, side_b.other = side_b, side_a
+    for side in end.sides:
+        side.heed()
     a.set_protocol(side_a)
     b.set_protocol(side_b)
     if to_a:
@@ -59,9 +67,12 @@ def join(
 class _End:
     """What both sides share: how and when the relay is over."""
 
-    __slots__ = ("error", "lost", "on_done", "sides", "stall_timeout", "timeout")
+    __slots__ = ("error", "fin_patience", "lost", "on_done", "sides", "stall_timeout", "timeout")
 
-    def __init__(self, on_done: Callable[[RelayResult], None] | None, timeout: float, stall_timeout: float) -> None:
+    def __init__(
+        self, on_done: Callable[[RelayResult], None] | None, timeout: float, stall_timeout: float, fin_patience: float
+    ) -> None:
+        self.fin_patience = fin_patience
         self.on_done = on_done
         self.timeout = timeout
         self.stall_timeout = stall_timeout
@@ -96,6 +107,11 @@ class _Side(asyncio.Protocol):
         self.other: _Side | None = None
         self.moved = 0
 
+    def heed(self) -> None:
+        """A layer over a socket keeps the watch itself."""
+        if isinstance(self._transport, LayeredTransport):
+            self._transport.heed(self._progress)
+
     def begin(self) -> None:
         """Both sides know each other."""
         if self._transport.is_closing():
@@ -112,6 +128,10 @@ class _Side(asyncio.Protocol):
     def is_full(self) -> bool:
         """Whether more is queued towards this side than its transport wants."""
         return self._transport.get_write_buffer_size() > self._transport.get_write_buffer_limits()[1]
+
+    def taken(self) -> object:
+        """Changes as this peer takes what was written to it."""
+        return taken(self._transport)
 
     # --- this side's transport --------------------------------------------------------------------------------------
 
@@ -156,7 +176,8 @@ class _Side(asyncio.Protocol):
         self._transport.pause_reading()
         if not isinstance(self._transport, StreamTransport):  # those keep their own watch
             if self._watch is None:
-                self._watch = PauseWatch(self._transport, self._gone)
+                patience = self._end.fin_patience
+                self._watch = PauseWatch(self._transport, self._gone, fin_patience=patience, progress=self._progress)
             self._watch.arm()
 
     def release(self) -> None:
@@ -181,6 +202,10 @@ class _Side(asyncio.Protocol):
         if not self._lost:
             self._ended = True
             cut(self._transport)
+
+    def _progress(self) -> object:
+        """Changes as the other one takes what this peer sent."""
+        return self.other.taken() if self.other is not None else None
 
     def _gone(self, exc: Exception) -> None:
         cut(self._transport)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.net.watch import PauseWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class _State(Enum):
@@ -295,7 +295,7 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
     peer while reading is paused (rule 4).
     """
 
-    __slots__ = ("_lower", "_watch")
+    __slots__ = ("_heeded", "_lower", "_watch")
 
     def __init__(
         self,
@@ -306,6 +306,7 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
         super().__init__(protocol, loop)
         self._lower = lower
         self._watch: PauseWatch | None = None
+        self._heeded: Callable[[], object] | None = None
         # Taken over in mid-flight: the lower told its last protocol to stop writing, and will tell us to go on.
         self._choked = lower.get_write_buffer_size() > lower.get_write_buffer_limits()[1]
 
@@ -329,11 +330,18 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
         self._lower.pause_reading()
         if not isinstance(self._lower, StreamTransport):
             if self._watch is None:
-                self._watch = PauseWatch(self._lower, self._peer_gone)
+                self._watch = PauseWatch(self._lower, self._peer_gone, progress=self._heeded)
             self._watch.arm()
 
+    def heed(self, progress: Callable[[], object]) -> None:
+        """While reading is paused, `progress()` tells whether the reader still takes anything (`PauseWatch`)."""
+        if isinstance(self._lower, LayeredTransport):
+            self._lower.heed(progress)
+        else:
+            self._heeded, self._watch = progress, None
+
     def _deliver_loss(self, exc: Exception | None) -> None:
-        self._watch = None  # it knows this transport: no cycle outlives the connection
+        self._watch = self._heeded = None  # they know this transport: no cycle outlives the connection
         super()._deliver_loss(exc)
 
     def _peer_gone(self, exc: Exception) -> None:
