@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,34 @@ async def until(holds: Any, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.002)
+
+
+# --- small pieces -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_waits_in_small_pieces_takes_hardly_more_memory_than_its_bytes() -> None:
+    """As sent by a hostile agent, two bytes a frame, and as written by a program, one at a time."""
+    sent = bytes(range(256)) * 200
+    async with joined() as ends:
+        near, far = await ends.stream()
+        lower = ends.agent._lower
+        assert lower is not None
+        own(near, reading=False)
+        lower.write(b"".join(frame(FrameType.DATA, 0, near.id, sent[at : at + 2]) for at in range(0, len(sent), 2)))
+        await until(lambda: ends.edge._http._ledger.streams[near.id].window.credit <= 65_536 - len(sent))
+        inbox = near._inbox
+        assert inbox is not None
+        assert sum(sys.getsizeof(piece) + 8 for piece in inbox) < 1.2 * len(sent)
+        reader = Recorder()
+        near.set_protocol(reader)
+        near.resume_reading()
+        await until(lambda: reader.data == sent)
+
+        stream = ends.agent._http._ledger.streams[far.id]
+        stream.send_window = 0
+        for at in range(len(sent)):
+            far.write(sent[at : at + 1])
+        assert sum(sys.getsizeof(piece) + 8 for piece in stream.out) < 1.2 * len(sent)
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import weakref
 from typing import Any
 
@@ -211,6 +212,21 @@ async def test_what_is_held_for_a_paused_reader_is_bounded() -> None:
     assert ends.below_a.get_write_buffer_size() > 900_000
     ends.ws_b.resume_reading()
     await ends.b.until_received(1_000_000)
+
+
+async def test_what_is_held_of_tiny_frames_takes_hardly_more_memory_than_its_bytes() -> None:
+    ends = Ends(by_hand=True)
+    ends.ws_b.pause_reading()
+    sent = bytes(range(256)) * 100
+    ends.below_a.write(b"".join(ends.codec.payload(sent[at : at + 1]) for at in range(len(sent))))
+    await settle(100)
+    inbox = ends.ws_b._inbox
+    assert inbox is not None
+    assert sum(map(len, inbox)) == len(sent)
+    assert sum(sys.getsizeof(piece) + 8 for piece in inbox) < 1.2 * len(sent)
+    ends.ws_b.resume_reading()
+    await ends.b.until_received(len(sent))
+    assert ends.b.received == sent
 
 
 async def test_the_timer_ends_with_the_connection_and_no_cycle_is_left() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.protocol.http2 import (
     Connection,
@@ -22,6 +24,7 @@ from penstock.protocol.http2 import (
     WindowBudget,
 )
 from penstock.protocol.http2.frames import FrameType, frame, rst_stream
+from penstock.protocol.http2.streams import Stream
 
 REQUEST = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"echo.ab12.example"), (b":path", b"/")]
 RESPONSE = [(b":status", b"200")]
@@ -168,6 +171,23 @@ def test_a_reset_overtakes_and_drops_queued_data() -> None:
     assert stream_id in pair.edge.take_drained()
     pair.edge.reset_stream(stream_id, ErrorCode.CANCEL)
     assert not pair.edge.has_data_to_send
+
+
+@given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9000)), max_size=40))
+def test_however_pieces_are_put_together_what_is_taken_is_what_was_put(turns: list[tuple[int, int]]) -> None:
+    stream = Stream(1, receive_window=65_536, send_window=65_536)
+    put, taken = b"", b""
+    for number, (more, size) in enumerate(turns):
+        if data := bytes([number]) * more:
+            stream.put(data)
+            put += data
+        parts: list[bytes | memoryview] = []
+        stream.take(min(size, stream.queued), parts)
+        taken += b"".join(parts)
+        assert stream.queued == len(put) - len(taken)
+    parts = []
+    stream.take(stream.queued, parts)
+    assert taken + b"".join(parts) == put
 
 
 def test_data_stops_at_the_streams_window_and_goes_on_when_the_reader_reads() -> None:

@@ -72,13 +72,15 @@ class Outbox:
 
     def queue(self, stream: Stream, data: bytes) -> None:
         """Append to the stream's bytes."""
-        if not stream.queued:
-            if stream.send_window > 0:
-                self._ring.append(stream)
-            else:
-                self._parked[stream.id] = stream
+        if stream.queued:
+            stream.put(data)
+            return
+        if stream.send_window > 0:
+            self._ring.append(stream)
+        else:
+            self._parked[stream.id] = stream
         stream.out.append(data)
-        stream.queued += len(data)
+        stream.queued = len(data)
 
     def drop(self, stream: Stream) -> None:
         """Forget what the stream has queued."""

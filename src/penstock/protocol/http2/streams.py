@@ -8,6 +8,8 @@ from typing import Final
 
 from penstock.protocol.http2.windows import ReceiveWindow
 
+_PIECE_LEAST: Final = 4096
+
 
 class State(Enum):
     """RFC 9113 5.1, without the states of pushed streams."""
@@ -84,7 +86,7 @@ class Stream:
         """What `send_window` was at first; moves with the peer's initial window."""
         self.credits = 0
         """How often the peer gave credit: where it stays the same, the peer's reader stands still."""
-        self.out: deque[bytes] = deque()
+        self.out: deque[bytes | bytearray] = deque()
         self.offset = 0
         """How much of `out[0]` has gone already."""
         self.queued = 0
@@ -117,6 +119,22 @@ class Stream:
         self.head_received = True
         self.readable = self.can_receive
 
+    def put(self, data: bytes) -> None:
+        """Queue bytes. Small pieces that wait are put together: an object for each would take many times what is counted."""
+        out = self.out
+        if (
+            not self.queued
+            or len(data) >= _PIECE_LEAST
+            or len(last := out[-1]) >= _PIECE_LEAST
+            or (self.offset and len(out) == 1)
+        ):
+            out.append(data)
+        elif type(last) is bytearray:
+            last += data
+        else:
+            out[-1] = bytearray(last) + data
+        self.queued += len(data)
+
     def take(self, size: int, parts: list[bytes | memoryview]) -> None:
         """Move the next `size` queued bytes to `parts`; a long buffer is cut by views, copied only when joined."""
         out, offset = self.out, self.offset
@@ -125,7 +143,7 @@ class Stream:
             piece = out[0]
             left = len(piece) - offset
             if left <= size:
-                parts.append(memoryview(piece)[offset:] if offset else piece)
+                parts.append(piece if not offset and type(piece) is bytes else memoryview(piece)[offset:])
                 out.popleft()
                 offset = 0
                 size -= left
