@@ -29,6 +29,10 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 # Certificate chains of both sides twice over; counted until the handshake is done.
 HANDSHAKE_LIMIT: Final = 131_072
 
+# RFC 8446 4.6.3: an update of keys is asked for in 27 bytes and answered in as many, also to a peer that reads nothing. The RFC
+# wants one every 2^24 records (5.5); 150 in ten seconds are nobody's.
+_ANSWERS_MOST: Final = 4096
+_ANSWERS_SECONDS: Final = 10.0
 _RECORD: Final = 16_384  # RFC 8446 5.1: the most plaintext a record holds
 _BATCH_RECORDS: Final = 4  # 64 KiB: so much is handed on at a time, either way; fewer calls for it, and still no lump
 _BATCH: Final = _BATCH_RECORDS * _RECORD
@@ -88,6 +92,8 @@ class TLSTransport(LayeredTransport):
     """
 
     __slots__ = (
+        "_answered",
+        "_answered_since",
         "_check_peer",
         "_early",
         "_failure",
@@ -116,6 +122,8 @@ class TLSTransport(LayeredTransport):
         self._in, self._out = _bios(self._loop)
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
         self._shutdown_timeout = shutdown_timeout
+        self._answered = 0  # bytes, within an interval or while they do not leave
+        self._answered_since = 0.0
         self._check_peer = check_peer
         self._on_failed: Callable[[Exception], None] | None = on_failed
         self._timer: asyncio.TimerHandle | None = None
@@ -247,8 +255,8 @@ class TLSTransport(LayeredTransport):
             failure = exc.with_traceback(None)  # else it holds this frame, and this frame it
         if incoming.pending:
             incoming.read()
-        if self._out.pending:  # an alert, or the answer to a key update
-            self._lower.write(self._out.read())
+        if self._out.pending:  # an alert, or answers to key updates
+            failure = self._answer(self._out.read()) or failure
         if len(records) == 1:
             self._feed(records[0])
         else:
@@ -258,6 +266,17 @@ class TLSTransport(LayeredTransport):
             self._feed_eof()
         elif failure is not None:
             self._break(failure)
+
+    def _answer(self, answer: bytes) -> ssl.SSLError | None:
+        """Send what OpenSSL says by itself. Nobody's back-pressure holds it up, so that a peer asks for little of it."""
+        self._lower.write(answer)
+        now = self._loop.time()
+        if now >= self._answered_since + _ANSWERS_SECONDS and not self._choked:
+            self._answered, self._answered_since = 0, now
+        self._answered += len(answer)
+        if self._answered <= _ANSWERS_MOST:
+            return None
+        return ssl.SSLError(ssl.SSL_ERROR_SSL, "the peer updates its keys too often")
 
     def eof_received(self) -> None:
         self.connection_lost(None)  # what that means depends on whether close_notify came before
