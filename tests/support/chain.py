@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from penstock.up.options import Ports
 
-_READY_SECONDS = 30.0
+_READY_SECONDS = 90.0  # on a machine that does much else besides
 
 
 @dataclass

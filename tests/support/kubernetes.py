@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from contextlib import ExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+NAMESPACE = "workloads"
 ISSUER = "https://kubernetes.default.svc"
 _READY_SECONDS = 60.0
 
@@ -38,13 +40,45 @@ class Cluster:
         return response.json()
 
     async def service_account(self, name: str) -> None:
-        await self.create("/api/v1/namespaces/workloads/serviceaccounts", {"metadata": {"name": name}})
+        await self.create(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": name}})
 
     async def token(self, name: str, audience: str, seconds: int = 600) -> str:
         """What a pod of this service account finds in its projected volume."""
         body = {"spec": {"audiences": [audience], "expirationSeconds": seconds}}
-        made = await self.create(f"/api/v1/namespaces/workloads/serviceaccounts/{name}/token", body)
+        made = await self.create(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token", body)
         return made["status"]["token"]
+
+    async def grant(self, account: str, rules: list[dict[str, Any]]) -> None:
+        """A role of these rules for a service account."""
+        group = "rbac.authorization.k8s.io"
+        path = f"/apis/{group}/v1/namespaces/{NAMESPACE}"
+        await self.create(f"{path}/roles", {"metadata": {"name": account}, "rules": rules})
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}
+        role = {"apiGroup": group, "kind": "Role", "name": account}
+        await self.create(f"{path}/rolebindings", {"metadata": {"name": account}, "roleRef": role, "subjects": [subject]})
+
+    async def mount(self, account: str, folder: Path) -> Path:
+        """What kubelet mounts into a pod of this service account."""
+        folder.mkdir()
+        (folder / "token").write_text(await self.token(account, ISSUER))
+        (folder / "ca.crt").write_text(self.ca_pem)
+        (folder / "namespace").write_text(NAMESPACE)
+        return folder
+
+    def kubectl(self, line: str, folder: Path) -> None:
+        """Run a line as the cluster's administrator would type it."""
+        cluster = {"server": f"https://{self.host}", "certificate-authority": str(folder / "ca.pem")}
+        admin = {"cluster": "c", "user": "admin"}
+        config = {
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": "admin-token"}}],
+            "contexts": [{"name": "c", "context": admin}],
+            "current-context": "c",
+        }
+        (folder / "ca.pem").write_text(self.ca_pem)
+        (folder / "kubeconfig").write_text(json.dumps(config))
+        environment = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "HOME": str(folder)}
+        subprocess.run(["sh", "-ec", line], env=environment, check=True, stdin=subprocess.DEVNULL)
 
     async def publish_keys(self) -> None:
         """Let strangers read the issuer's keys, as a cluster has to that others federate."""
@@ -106,7 +140,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         ) as http:
             await _until_ready(http, folder)
             made = Cluster(f"localhost:{port}", authority.certificate_pem, http)
-            await made.create("/api/v1/namespaces", {"metadata": {"name": "workloads"}})
+            await made.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             yield made
 
 

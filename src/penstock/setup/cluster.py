@@ -54,13 +54,42 @@ class Cluster:
 
     async def get_secret(self, name: str) -> Answer:
         """GET; 404 is an answer."""
-        return await self._call("GET", name)
+        return await self._call("GET", f"{self._secrets}/{name}")
+
+    async def create_secret(self, body: Mapping[str, Any]) -> Answer:
+        """POST; 409 when there is one of this name already."""
+        return await self._call("POST", self._secrets, body, params={"fieldManager": _FIELD_MANAGER})
 
     async def apply_secret(self, name: str, body: Mapping[str, Any]) -> Answer:
         """Server-side apply; 409 when `metadata.resourceVersion` is not the current one."""
-        return await self._call("PATCH", name, body)
+        params = {"fieldManager": _FIELD_MANAGER, "force": "true"}
+        return await self._call("PATCH", f"{self._secrets}/{name}", body, params=params, content_type=_SERVER_SIDE_APPLY)
 
-    async def _call(self, method: str, name: str, body: Mapping[str, Any] | None = None) -> Answer:
+    async def may(self, verb: str, name: str | None) -> bool:
+        """Whether this service account may do that to the Secret of this name, or to one without a name yet."""
+        attributes = {"namespace": self.namespace, "verb": verb, "resource": "secrets", **({"name": name} if name else {})}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        status = answer.body.get("status")
+        return isinstance(status, dict) and cast("dict[str, Any]", status).get("allowed") is True
+
+    @property
+    def _secrets(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/secrets"
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Answer:
         token = read_file(self.account / "token")
         if not token:
             raise ConfigError(
@@ -72,9 +101,9 @@ class Cluster:
             try:
                 response = await http.request(
                     method,
-                    f"{self.base_url}/api/v1/namespaces/{self.namespace}/secrets/{name}",
-                    params={"fieldManager": _FIELD_MANAGER, "force": "true"} if body is not None else None,
-                    headers={"authorization": f"Bearer {token.strip()}", "content-type": _SERVER_SIDE_APPLY},
+                    f"{self.base_url}{path}",
+                    params=params,
+                    headers={"authorization": f"Bearer {token.strip()}", "content-type": content_type},
                     json=body,
                 )
             except httpx2.HTTPError as exc:
@@ -87,8 +116,10 @@ class Cluster:
             answered: object = response.json()
         except ValueError:
             answered = None
-        if not isinstance(answered, dict) or response.status_code >= 500:
+        if not isinstance(answered, dict) or response.status_code == 429 or response.status_code >= 500:
             raise UnavailableError(
-                f"the Kubernetes API at {self.base_url} cannot serve this now", detail=f"status {response.status_code}"
+                f"the Kubernetes API at {self.base_url} cannot serve this now",
+                detail=f"status {response.status_code}",
+                hint="run setup again: it goes on from there",
             )
         return Answer(response.status_code, cast("dict[str, Any]", answered))

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 _LOCK: Final = ".setup.lock"
 _PATIENCE: Final = 60.0  # seconds; a run takes a few, RSA-4096 included
 _LOOK_EVERY: Final = 0.1
-_ENTRIES: Final = sorted({
-    value for name, value in vars(material).items() if name.isupper() and isinstance(value, str)
-})  # fmt: skip
-_UNFINISHED: Final = tuple(f".{name}-" for name in _ENTRIES)  # how `config.files` names what it is still writing
+_UNFINISHED: Final = tuple(f".{name}-" for name in material.ALL)  # how `config.files` names what it is still writing
 
 
 class Directory:
@@ -61,7 +58,7 @@ class Directory:
 
     async def load(self) -> dict[str, str]:
         """As `Output`."""
-        found = {name: read_file(self.folder / name) for name in _ENTRIES}
+        found = {name: read_file(self.folder / name) for name in material.ALL}
         return {name: text for name, text in found.items() if text is not None}
 
     async def store(self, changes: Mapping[str, str | None]) -> None:

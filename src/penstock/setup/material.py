@@ -34,3 +34,6 @@ OF_ONE_TUNNEL: Final = (
     CREATING, ROTATING, RETIRING,
 )  # fmt: skip
 """What another tunnel has no use for."""
+
+ALL: Final = tuple(sorted({TUNNEL_ID, *OF_ONE_TUNNEL, *PUBLIC}))
+"""Every entry; what else an output holds is somebody else's."""

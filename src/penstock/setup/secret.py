@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from typing import TYPE_CHECKING, Any, cast
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
+from penstock.setup import material
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from penstock.setup.cluster import Answer, Cluster
+
+_KIND: Final = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque"}
+_ACCOUNT: Final = re.compile(r"system:serviceaccount:([a-z0-9.-]+:[a-z0-9.-]+)")  # as the API server's refusal names it
 
 
 class KubernetesSecret:
@@ -43,57 +48,74 @@ class KubernetesSecret:
         elif answer.status == 200:
             self._take(answer)
         else:
-            raise self._refusal("get", answer)
+            raise await self._refusal("read", answer)
         return dict(self._entries)
 
     async def store(self, changes: Mapping[str, str | None]) -> None:
         """As `Output`. Raises UnavailableError when somebody else has written since `load`."""
+        if self._version is None:
+            await self._create()
         entries = {name: text for name, text in (self._entries | dict(changes)).items() if text is not None}
-        metadata: dict[str, str] = {"name": self.name}
-        if self._version is not None:
-            metadata["resourceVersion"] = self._version
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": metadata,
-            "type": "Opaque",
-            "data": {name: base64.b64encode(text.encode()).decode() for name, text in entries.items()},
-        }
-        answer = await self._cluster.apply_secret(self.name, body)
+        data = {name: base64.b64encode(text.encode()).decode() for name, text in entries.items()}
+        metadata = {"name": self.name, "resourceVersion": self._version}
+        self._take(
+            await self._written(await self._cluster.apply_secret(self.name, {**_KIND, "metadata": metadata, "data": data}))
+        )
+
+    async def _create(self) -> None:
+        """Empty: an apply would take over what another run made since `load`, a creation says that it is there."""
+        self._take(await self._written(await self._cluster.create_secret({**_KIND, "metadata": {"name": self.name}})))
+
+    async def _written(self, answer: Answer) -> Answer:
         if answer.status == 409:
             raise UnavailableError(
                 f"the Secret {self.name} was changed by another run of setup meanwhile",
+                detail=answer.message,
                 hint="run setup again: it goes on from there",
             )
         if answer.status not in {200, 201}:
-            raise self._refusal("patch", answer)
-        self._take(answer)
+            raise await self._refusal("write", answer)
+        return answer
 
     def _take(self, answer: Answer) -> None:
         metadata = cast("dict[str, Any]", answer.body.get("metadata", {}))
         data = cast("dict[str, str]", answer.body.get("data") or {})
         self._version = str(metadata["resourceVersion"])
         try:
-            self._entries = {name: base64.b64decode(value).decode() for name, value in data.items()}
+            self._entries = {name: base64.b64decode(data[name]).decode() for name in material.ALL if name in data}
         except ValueError:
             raise ConfigError(
                 f"the Secret {self.name} holds something that is not text", hint="give setup a Secret of its own"
             ) from None
 
-    def _refusal(self, verb: str, answer: Answer) -> PenstockError:
-        if answer.status in {401, 403}:
-            account = "SERVICE_ACCOUNT"
-            head, _, _ = answer.message.partition(" cannot ")
-            if "system:serviceaccount:" in head:
-                account = head.rpartition(":")[2].strip('"')
-            namespace = self._cluster.namespace
+    async def _refusal(self, what: str, answer: Answer) -> PenstockError:
+        if answer.status == 401:
             return IdentityError(
-                f"this pod may not {verb} the Secret {self.name}",
+                "the Kubernetes API does not accept this pod's service account token",
                 detail=answer.message,
-                hint=(
-                    f"kubectl -n {namespace} create role penstock-setup --verb=get,create,patch --resource=secrets && "
-                    f"kubectl -n {namespace} create rolebinding penstock-setup --role=penstock-setup "
-                    f"--serviceaccount={namespace}:{account}"
-                ),
+                hint="is the service account still there, and is the token the mounted one?",
+            )
+        if answer.status == 403:
+            return IdentityError(
+                f"this pod may not {what} the Secret {self.name}", detail=answer.message, hint=await self._grant(answer)
             )
         return ConfigError(f"the Kubernetes API does not take the Secret {self.name}", detail=answer.message)
+
+    async def _grant(self, answer: Answer) -> str:
+        """The `kubectl` line that gives what is missing, and nothing else."""
+        missing = [verb for verb in ("get", "patch") if not await self._cluster.may(verb, self.name)]
+        rules = [f"--verb={','.join(missing)} --resource=secrets --resource-name={self.name}"] if missing else []
+        if not await self._cluster.may("create", None):
+            rules.append("--verb=create --resource=secrets")  # what is to be created has no name that a rule could ask for
+        if not rules:
+            return "the grant has only just arrived: run setup again"
+        namespace, found = self._cluster.namespace, _ACCOUNT.search(answer.message)
+        account = found[1] if found else f"{namespace}:NAME_OF_THE_SERVICE_ACCOUNT"
+        lines: list[str] = []
+        for number, rule in enumerate(rules, start=1):
+            role = f"{self.name}-setup-{number}"
+            lines += [
+                f"kubectl -n {namespace} create role {role} {rule}",
+                f"kubectl -n {namespace} create rolebinding {role} --role={role} --serviceaccount={account}",
+            ]
+        return " && ".join(lines)
