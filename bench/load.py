@@ -1,35 +1,42 @@
-"""The load: small POSTs on keep-alive connections, the same bytes directly to the upstream and through the chain.
+"""The load: requests on keep-alive connections, the same bytes on every way to the upstream.
 
-Full load is a closed loop: each connection asks again as soon as it is answered. Latency is measured apart, in an open loop:
-requests are due at Poisson times, and a request's latency counts from when it was due, so that a stall is paid by everyone
-who would have waited (no coordinated omission).
+Full load is a closed loop: each connection asks again as soon as it is answered, until so many requests were made. Latency
+is measured apart, in an open loop: requests are due at Poisson times, and a request's latency counts from when it was due,
+so that a stall is paid by everyone who would have waited (no coordinated omission).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import statistics
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator
 
-REQUEST_BODY = (
-    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"' + b"x" * 160 + b'"}}}'
-)
+PATIENCE = 120.0  # seconds for a run that others on the machine slow down; then it has failed
+
+_CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"%s"}}}'
+BODY = _CALL % (b"x" * (1024 - len(_CALL) + 2))
 
 
-def request(host: str) -> bytes:
-    """One POST, about 400 bytes."""
+def post(host: str) -> bytes:
+    """A tool call of 1 KB."""
     head = (
         f"POST /mcp HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-        f"Accept: application/json, text/event-stream\r\nContent-Length: {len(REQUEST_BODY)}\r\n\r\n"
+        f"Accept: application/json, text/event-stream\r\nContent-Length: {len(BODY)}\r\n\r\n"
     )
-    return head.encode() + REQUEST_BODY
+    return head.encode() + BODY
+
+
+def get(host: str, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n".encode()
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,11 @@ class Connection(asyncio.Protocol):
         self.expected = 0
         self.buffer = b""
         self.lost: Exception | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def close(self) -> None:
+        if self.lost is None and self.transport is not None:
+            self.transport.close()
 
     def take(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -71,8 +83,8 @@ class Connection(asyncio.Protocol):
         self.lost = exc or ConnectionError("the connection ended")
 
     def ask(self) -> None:
-        if self.lost is not None:
-            raise self.lost
+        if self.lost is not None or self.transport is None:
+            raise self.lost or ConnectionError("the connection is not open")
         self.transport.write(self.message)
 
     def data_received(self, data: bytes) -> None:
@@ -85,9 +97,7 @@ class Connection(asyncio.Protocol):
                 return
             head = self.buffer[:end].lower()
             if not head.startswith(b"http/1.1 200"):
-                self.transport.abort()
-                self.lost = ConnectionError(self.buffer[:end].decode(errors="replace"))
-                return
+                raise ConnectionError(self.buffer[:end].decode(errors="replace"))
             start = head.index(b"content-length:") + 15
             self.expected = int(head[start:].split(b"\r\n", 1)[0]) - (len(self.buffer) - end - 4)
             self.buffer = b""
@@ -95,48 +105,54 @@ class Connection(asyncio.Protocol):
             self.on_answer(self)
 
 
-Open = "Callable[[Connection], Awaitable[None]]"
+Open = Callable[[Connection], Awaitable[None]]
 
 
-async def full_load(
-    open_connection: Callable[[Connection], Awaitable[None]], message: bytes, *, connections: int, seconds: float
-) -> Result:
-    """Closed loop on `connections`; latencies are from send to answer."""
-    loop = asyncio.get_running_loop()
+async def full_load(open_connection: Open, message: bytes, *, connections: int, requests: int) -> Result:
+    """Closed loop on `connections` until `requests` are answered; latencies are from send to answer."""
+    finished = asyncio.get_running_loop().create_future()
     sent: dict[Connection, float] = {}
     latencies: list[float] = []
-    finished = loop.create_future()
-    stop_at = [float("inf")]
+    left = requests
 
-    def answered(connection: Connection) -> None:
-        now = time.perf_counter()
-        latencies.append(now - sent[connection])
-        if now < stop_at[0]:
-            sent[connection] = now
-            connection.ask()
-        else:
-            del sent[connection]
-            if not sent and not finished.done():
-                finished.set_result(now)
-
-    opened = [Connection(message, answered) for _ in range(connections)]
-    for connection in opened:
-        await open_connection(connection)
-    started = time.perf_counter()
-    stop_at[0] = started + seconds
-    for connection in opened:
+    def ask(connection: Connection) -> None:
+        nonlocal left
+        left -= 1
         sent[connection] = time.perf_counter()
         connection.ask()
-    async with asyncio.timeout(seconds + 30):
-        ended = await finished
-    for connection in opened:
-        connection.transport.close()
-    return Result(len(latencies), ended - started, latencies)
+
+    def answered(connection: Connection) -> None:
+        latencies.append(time.perf_counter() - sent.pop(connection))
+        if left:
+            ask(connection)
+        elif not sent and not finished.done():
+            finished.set_result(None)
+
+    async with opened(open_connection, message, answered, connections) as all_of_them:
+        started = time.perf_counter()
+        for connection in all_of_them[:requests]:
+            ask(connection)
+        async with asyncio.timeout(PATIENCE):
+            await finished
+        return Result(requests, time.perf_counter() - started, latencies)
 
 
-async def paced_load(
-    open_connection: Callable[[Connection], Awaitable[None]], message: bytes, *, connections: int, seconds: float, rate: float
-) -> Result:
+@contextlib.asynccontextmanager
+async def opened(
+    open_connection: Open, message: bytes, answered: Callable[[Connection], None], count: int
+) -> AsyncIterator[list[Connection]]:
+    """So many connections, ready to ask."""
+    connections = [Connection(message, answered) for _ in range(count)]
+    try:
+        for connection in connections:
+            await open_connection(connection)
+        yield connections
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+async def paced_load(open_connection: Open, message: bytes, *, connections: int, seconds: float, rate: float) -> Result:
     """Open loop at `rate` a second; a request that finds no free connection waits, and its latency with it."""
     due: deque[float] = deque()
     serving: dict[Connection, float] = {}
@@ -157,22 +173,17 @@ async def paced_load(
             serving[connection] = due.popleft()
             connection.ask()
 
-    opened = [Connection(message, answered) for _ in range(connections)]
-    for connection in opened:
-        await open_connection(connection)
-    free.extend(opened)
-    dice = random.Random(1)
-    started = next_due = time.perf_counter()
-    while next_due < started + seconds:
-        next_due += dice.expovariate(rate)
-        await asyncio.sleep(max(0.0, next_due - time.perf_counter()))  # the pace itself
-        due.append(next_due)
-        send()
-    async with asyncio.timeout(30):
-        while due or serving:
-            idle.clear()
-            await idle.wait()
-    ended = time.perf_counter()
-    for connection in opened:
-        connection.transport.close()
-    return Result(len(latencies), ended - started, latencies)
+    async with opened(open_connection, message, answered, connections) as all_of_them:
+        free.extend(all_of_them)
+        dice = random.Random(1)
+        started = next_due = time.perf_counter()
+        while next_due < started + seconds:
+            next_due += dice.expovariate(rate)
+            await asyncio.sleep(max(0.0, next_due - time.perf_counter()))  # the pace itself
+            due.append(next_due)
+            send()
+        async with asyncio.timeout(PATIENCE):
+            while due or serving:
+                idle.clear()
+                await idle.wait()
+        return Result(len(latencies), time.perf_counter() - started, latencies)

@@ -1,4 +1,8 @@
-"""The upstream of the bench when nginx is not installed: answers every POST with 1 KB, as cheaply as asyncio can."""
+"""An upstream as cheap as asyncio can make one.
+
+POST: 1 KB. GET /events: an event stream, its first event with its head, and a large event whenever somebody asks for
+POST /burst. GET /bulk: 32 MiB.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,27 @@ import sys
 
 from penstock.net import loop
 
-BODY = b"x" * 1024
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + BODY
+BULK = 32 << 20
+BURST = 200_000
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024
+_EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_BULK = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % BULK
+
+
+def event(size: int) -> bytes:
+    data = b"data: %s\n\n" % (b"x" * size)
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 class Upstream(asyncio.Protocol):
+    streams: set[Upstream] = set()  # noqa: RUF012 - every connection that has an open event stream
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.pending = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.streams.discard(self)
 
     def data_received(self, data: bytes) -> None:
         self.pending += data
@@ -22,8 +39,21 @@ class Upstream(asyncio.Protocol):
             length = _content_length(self.pending[:end])
             if len(self.pending) < end + 4 + length:
                 return
-            self.pending = self.pending[end + 4 + length :]
-            self.transport.write(ANSWER)
+            request, self.pending = self.pending[:end], self.pending[end + 4 + length :]
+            self.answer(request)
+
+    def answer(self, request: bytes) -> None:
+        if request.startswith(b"GET /events "):
+            self.streams.add(self)
+            self.transport.write(_EVENTS + event(100))
+        elif request.startswith(b"GET /bulk "):
+            self.transport.write(_BULK)
+            self.transport.write(bytes(BULK))
+        else:
+            if request.startswith(b"POST /burst "):
+                for stream in self.streams:
+                    stream.transport.write(event(BURST))
+            self.transport.write(_ANSWER)
 
 
 def _content_length(head: bytes) -> int:
@@ -35,7 +65,8 @@ def _content_length(head: bytes) -> int:
 
 
 async def main(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port)
+    loop.raise_descriptor_limit()
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", port, backlog=1024)
     print("listening", flush=True)
     await server.serve_forever()
 

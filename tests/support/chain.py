@@ -49,6 +49,7 @@ class Chain:
     folder: Path
     routes: dict[str, Any]
     proxy_settings: dict[str, Any] = field(default_factory=dict)
+    edge_settings: dict[str, Any] = field(default_factory=dict)
     ports: Ports = field(default_factory=choose_free)
     roles: dict[str, Role] = field(default_factory=dict)
     access: Access = field(init=False)
@@ -96,6 +97,7 @@ class Chain:
                 "callers_addr": str(self.ports.callers),
                 "agents_addr": str(self.ports.agents),
                 "admin_addr": str(self.ports.edge_admin),
+                **self.edge_settings,
             },
         )
         self.run("edge", ["--config", str(edge)])
@@ -103,30 +105,35 @@ class Chain:
         await self._start_private_side()
 
     async def _start_private_side(self) -> None:
-        (self.folder / "stack").mkdir()
-        client = ControlClient(self.manager.api_url, self.manager.api_key)
-        try:
-            self.stack = await private_side.prepare(self.folder / "stack", client)
-        finally:
-            await client.aclose()
-        proxy = self.write(
-            "proxy",
-            {
-                "listen_addr": str(self.ports.proxy),
-                "admin_addr": str(self.ports.proxy_admin),
-                "tunnel_domain": self.stack.domain,
-                "tls": {"cert_file": str(self.stack.certificate_file), "key_file": str(self.stack.key_file)},
-                "routes": self.routes,
-                "upstream": {"allowed_ips": ["127.0.0.0/8"]},
-                "callers": {"mode": "require", "ca_file": str(self.stack.callers_ca_file)},
-                **self.proxy_settings,
-            },
-        )
-        self.run("proxy", ["-config", str(proxy)])
+        self.stack = await self.add_tunnel("stack")
+        self.run_proxy("proxy", self.stack, self.ports)
         agent = self.write("agent", {"url": f"http://{self.ports.proxy}", "metrics": str(self.ports.agent_metrics)})
         self.run("agent", ["--config", str(agent)], TUNNEL_TOKEN=self.stack.token_file.read_text().strip())
         await self.until_ready("proxy", f"http://{self.ports.proxy_admin}/readyz")
         await self.until_ready("agent", f"http://{self.ports.agent_metrics}/ready", links=4)
+
+    async def add_tunnel(self, name: str) -> private_side.Stack:
+        """A tunnel, and the folder of its private side."""
+        (self.folder / name).mkdir()
+        async with ControlClient(self.manager.api_url, self.manager.api_key) as client:
+            return await private_side.prepare(self.folder / name, client)
+
+    def run_proxy(self, name: str, stack: private_side.Stack, ports: Ports) -> None:
+        """Start the proxy of a tunnel."""
+        file = self.write(
+            name,
+            {
+                "listen_addr": str(ports.proxy),
+                "admin_addr": str(ports.proxy_admin),
+                "tunnel_domain": stack.domain,
+                "tls": {"cert_file": str(stack.certificate_file), "key_file": str(stack.key_file)},
+                "routes": self.routes,
+                "upstream": {"allowed_ips": ["127.0.0.0/8"]},
+                "callers": {"mode": "require", "ca_file": str(stack.callers_ca_file)},
+                **self.proxy_settings,
+            },
+        )
+        self.run("proxy", ["-config", str(file)], name=name)
 
     def write(self, role: str, settings: dict[str, Any]) -> Path:
         """A config file."""
@@ -134,9 +141,10 @@ class Chain:
         file.write_text(yaml.safe_dump(settings))
         return file
 
-    def run(self, role: str, arguments: list[str], **environment: str) -> None:
-        """Start one process."""
-        log = self.folder / f"{role}.log"
+    def run(self, role: str, arguments: list[str], *, name: str | None = None, **environment: str) -> None:
+        """Start one process; `name` tells it from another of its role."""
+        name = name or role
+        log = self.folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [*_penstock(), role, *arguments],
@@ -145,7 +153,7 @@ class Chain:
                 stderr=output,
                 env={**os.environ, **environment},
             )
-        self.roles[role] = Role(role, process, log)
+        self.roles[name] = Role(name, process, log)
 
     async def until_ready(self, role: str, url: str, *, links: int | None = None) -> None:
         """Wait for a probe; fail with the role's log when it ends or takes too long."""
@@ -165,7 +173,8 @@ class Chain:
     def stop(self) -> dict[str, int]:
         """Stop every role as an operator would, private side first; their exit codes."""
         codes: dict[str, int] = {}
-        for name in ("agent", "proxy", "edge", "control"):
+        later = ["edge", "control"]
+        for name in [*reversed([name for name in self.roles if name not in later]), *later]:
             if name in self.roles:
                 codes[name] = stop_process(self.roles[name].process)
         return codes

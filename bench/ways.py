@@ -1,0 +1,213 @@
+"""The ways from the same client to the same upstream: directly, through our parts, through each peer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import httpx2
+import psutil
+from tests.support.chain import Chain
+
+from bench.programs import Programs
+from penstock.client.streams import TunnelStream, TunnelStreams
+from penstock.net.dial import dial_tcp, dial_tls
+from penstock.net.transports import Parked
+from penstock.net.upgrade import request_upgrade
+from penstock.net.websocket import open_websocket
+from penstock.tls import rules
+from penstock.up.ports import choose_free
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from bench.load import Connection, Open
+    from penstock.config.types import HostPort
+    from penstock.net.websocket import WebSocketTransport
+
+READY_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a connection is opened, the names that requests on it carry, and the processes of ours or a peer's on it."""
+
+    name: str
+    open: Open
+    domain: str
+    hops: dict[str, psutil.Process]
+    events: Open
+    """As `open`, to the upstream that has event streams and downloads; peers that only pass bytes on have no such way."""
+
+    @property
+    def echo(self) -> str:
+        return f"echo.{self.domain}"
+
+    @property
+    def stream(self) -> str:
+        return f"events.{self.domain}"
+
+
+@contextlib.asynccontextmanager
+async def ways(folder: Path, peers: dict[str, Path]) -> AsyncIterator[tuple[dict[str, Way], Programs]]:
+    """Everything running and warm."""
+    programs = Programs(folder, peers)
+    try:
+        events = programs.start_upstream()
+        echo = programs.start_nginx() if programs.has("nginx") else events
+        await until_open(events, echo)
+        routes = {"echo": f"http://127.0.0.1:{echo}", "events": f"http://127.0.0.1:{events}"}
+        async with Chain(folder, routes) as chain:
+            streams = TunnelStreams(chain.access)
+            try:
+                found = [
+                    directly(echo, events),
+                    await through_proxy(chain, streams),
+                    through_chain(chain, streams),
+                    *await through_peers(chain, streams, programs, echo, events),
+                ]
+                yield {way.name: way for way in found}, programs
+            finally:
+                await streams.aclose()
+    finally:
+        programs.stop()
+
+
+def directly(echo: int, events: int) -> Way:
+    return Way("directly", plainly(echo), "upstream", {}, plainly(events))
+
+
+def plainly(port: int) -> Open:
+    async def open_it(connection: Connection) -> None:
+        connection.take(await dial_tcp("127.0.0.1", port))
+
+    return open_it
+
+
+async def nowhere(connection: Connection) -> None:
+    raise NotImplementedError
+
+
+def through_chain(chain: Chain, streams: TunnelStreams) -> Way:
+    hops = {name: psutil.Process(chain.roles[name].process.pid) for name in ("edge", "agent", "proxy")}
+    return tunnelled("chain", chain.stack.domain, streams, hops)
+
+
+def tunnelled(name: str, domain: str, streams: TunnelStreams, hops: dict[str, psutil.Process]) -> Way:
+    def to(host: str) -> Open:
+        async def open_it(connection: Connection) -> None:
+            connection.take((await (await streams.open(host)).start_tls()).transport)
+
+        return open_it
+
+    return Way(name, to(f"echo.{domain}"), domain, hops, to(f"events.{domain}"))
+
+
+async def through_proxy(chain: Chain, streams: TunnelStreams) -> Way:
+    """The caller's own WebSocket and TLS, dialled to the proxy without edge and agent."""
+    domain, address = chain.stack.domain, chain.ports.proxy
+    known = {host: await streams.open(host) for host in (f"echo.{domain}", f"events.{domain}")}
+    for stream in known.values():
+        stream.websocket.abort()
+
+    def to(host: str) -> Open:
+        async def open_it(connection: Connection) -> None:
+            stream = dataclasses.replace(known[host], websocket=await websocket_to(address, host))
+            connection.take((await stream.start_tls()).transport)
+
+        return open_it
+
+    hops = {"proxy": psutil.Process(chain.roles["proxy"].process.pid)}
+    return Way("proxy", to(f"echo.{domain}"), domain, hops, to(f"events.{domain}"))
+
+
+async def websocket_to(address: HostPort, host: str) -> WebSocketTransport:
+    transport = await dial_tcp(address.host, address.port)
+    response = await request_upgrade(transport, host=host)
+    websocket = open_websocket(transport, Parked(), client_side=True, initial=response.rest)
+    websocket.pause_reading()
+    return websocket
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+async def through_peers(chain: Chain, streams: TunnelStreams, programs: Programs, echo: int, events: int) -> list[Way]:
+    found: list[Way] = []
+    if programs.has("haproxy"):
+        found.append(await through_haproxy(chain, streams, programs, echo, events))
+    if programs.has("chisel"):
+        found.append(await through_port("chisel", programs, programs.start_chisel(echo), ("chisel server", "chisel client")))
+    if programs.has("frps", "frpc"):
+        found.append(await through_port("frp", programs, programs.start_frp(echo), ("frps", "frpc")))
+    if programs.has("cloudflared"):
+        found.append(await through_cloudflared(chain, streams, programs))
+    return found
+
+
+async def through_haproxy(chain: Chain, streams: TunnelStreams, programs: Programs, echo: int, events: int) -> Way:
+    domain = chain.stack.domain
+    pair = chain.stack.certificate_file.read_text() + chain.stack.key_file.read_text()
+    port = programs.start_haproxy(pair, {f"echo.{domain}": echo, f"events.{domain}": events})
+    await until_open(port)
+    sample = await streams.open(f"echo.{domain}")
+    sample.websocket.abort()
+
+    def to(host: str) -> Open:
+        async def open_it(connection: Connection) -> None:
+            anchors = rules.usable_anchors(sample.resolution.trust_anchors, datetime.now(UTC))
+            context = await sample.credentials.inner([anchor.pem for anchor in anchors])
+            connection.take(await dial_tls("127.0.0.1", port, context=context, server_hostname=host))
+
+        return open_it
+
+    hops = {"haproxy": psutil.Process(programs.processes["haproxy"].pid)}
+    return Way("haproxy", to(f"echo.{domain}"), domain, hops, to(f"events.{domain}"))
+
+
+async def through_port(name: str, programs: Programs, port: int, processes: tuple[str, ...]) -> Way:
+    await until_open(port)
+    hops = {hop: psutil.Process(programs.processes[hop].pid) for hop in processes}
+    return Way(name, plainly(port), "upstream", hops, nowhere)
+
+
+async def through_cloudflared(chain: Chain, streams: TunnelStreams, programs: Programs) -> Way:
+    """A second tunnel at the same edge, with a proxy of its own and the stock agent before it."""
+    stack = await chain.add_tunnel("stock")
+    ports = choose_free()
+    chain.run_proxy("proxy-2", stack, ports)
+    await chain.until_ready("proxy-2", f"http://{ports.proxy_admin}/readyz")
+    sample: TunnelStream = await streams.open(f"echo.{chain.stack.domain}")
+    sample.websocket.abort()
+    ca_file = chain.folder / "edge-ca.pem"
+    ca_file.write_text(sample.resolution.edge_ca_pem)
+    token = stack.token_file.read_text().strip()
+    ready = programs.start_cloudflared(token, str(chain.ports.agents), ca_file, f"http://{ports.proxy}")
+    await until_linked(ready)
+    roles = {"edge": chain.roles["edge"].process, "cloudflared": programs.processes["cloudflared"]}
+    return tunnelled("cloudflared", stack.domain, streams, {name: psutil.Process(role.pid) for name, role in roles.items()})
+
+
+async def until_open(*ports: int) -> None:
+    async with asyncio.timeout(READY_SECONDS):
+        for port in ports:
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+
+
+async def until_linked(port: int) -> None:
+    async with asyncio.timeout(READY_SECONDS), httpx2.AsyncClient(trust_env=False) as client:
+        while True:
+            with contextlib.suppress(httpx2.HTTPError):
+                if (await client.get(f"http://127.0.0.1:{port}/ready")).json()["readyConnections"] == 4:
+                    return
+            await asyncio.sleep(0.1)
