@@ -181,7 +181,7 @@ class Exchange:
 
     def timed_out(self) -> None:
         """The upstream has not begun to answer in time."""
-        self.refuse(_late("The upstream of this route did not answer in time", "nothing within limits.first_byte_timeout"))
+        self.refuse(_late("the upstream of this route did not answer in time", "nothing within limits.first_byte_timeout"))
 
     @property
     def holds_request(self) -> bool:
@@ -292,7 +292,7 @@ class Exchange:
             self._cancel_wait = self._service.pool.request(self._route, self, is_fresh=True)
             return
         self._fail(
-            TunnelError(TunnelErrorCode.UPSTREAM_PROTOCOL, "The upstream of this route gave no proper answer", detail=reason)
+            TunnelError(TunnelErrorCode.UPSTREAM_PROTOCOL, "the upstream of this route gave no proper answer", detail=reason)
         )
 
     def pause_request(self) -> None:
@@ -360,7 +360,7 @@ class Exchange:
 
     def _stalled(self) -> None:
         if self._is_choked:
-            self.refuse(_late("The upstream of this route does not take the request", "nothing taken in limits.stall_timeout"))
+            self.refuse(_late("the upstream of this route does not take the request", "nothing taken in limits.stall_timeout"))
         elif not self.is_over:
             self._let_go()
             caller = self._caller
@@ -369,7 +369,7 @@ class Exchange:
                 caller.cut()
 
     def _out_of_time(self) -> None:
-        self.refuse(_late("The upstream of this route did not finish in time", "the request took limits.total_timeout"))
+        self.refuse(_late("the upstream of this route did not finish in time", "the request took limits.total_timeout"))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class Resolver:
             # The published text, for the log alone: a caller learns nothing about the network behind the proxy.
             raise TunnelError(
                 TunnelErrorCode.ADDRESS_REFUSED,
-                "The upstream of this route has an address that the proxy may not dial",
+                "the upstream of this route has an address that the proxy may not dial",
                 detail=f"IP validation failed: {refused} is not a private address",
                 hint="list the network in the route's allowed_ips, or in upstream.allowed_ips, if it is meant to be reached",
             )
@@ -140,14 +140,14 @@ class Resolver:
         except (OSError, UnicodeError) as exc:  # UnicodeError: the idna codec on labels it cannot take
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_UNREACHABLE,
-                "The upstream of this route has no address",
+                "the upstream of this route has no address",
                 detail=f"lookup {host}: {exc}",
                 hint="check the route's host name and this machine's DNS",
             ) from exc
         if not 0 < len(texts) <= _ANSWERS_MOST:
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_UNREACHABLE,
-                "The upstream of this route has no address",
+                "the upstream of this route has no address",
                 detail=f"lookup {host}: {len(texts)} addresses",
             )
         return [ip_address(text) for text in texts]

@@ -101,18 +101,18 @@ def parse_request(head: bytes, *, headers_most: int) -> RequestHead:
     """A whole head, its empty line included; TunnelError with 400 or 431 when it is not taken."""
     line = _REQUEST_LINE.fullmatch(head, 0, head.index(b"\r\n"))
     if line is None or line[1] not in METHODS or (line[2] == b"*" and line[1] != b"OPTIONS"):
-        raise _bad("The request line is not METHOD /path HTTP/1.1 with a known method")
+        raise _bad("the request line is not METHOD /path HTTP/1.1 with a known method")
     if head.count(b"\n") - 2 > headers_most:
-        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"The request has more than {headers_most} headers")
+        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request has more than {headers_most} headers")
     fields = _Fields()
     try:
         httptools.HttpRequestParser(fields).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass  # no matter to this parser: it is fed nothing behind the head
     except httptools.HttpParserError as exc:
-        raise _bad("The request's head is malformed", detail=str(exc)) from exc
+        raise _bad("the request's head is malformed", detail=str(exc)) from exc
     if not fields.is_complete:
-        raise _bad("The request's head is malformed")
+        raise _bad("the request's head is malformed")
     try:
         return _request(line, fields.headers)
     except HeadError as exc:
@@ -156,15 +156,15 @@ def check_beginning(data: bytes) -> None:
     """
     end = data.find(b"\r\n")
     if _BARE_LINE_FEED.search(data) or (end >= 0 and _REQUEST_LINE.fullmatch(data, 0, end) is None):
-        raise _bad("The request's head is malformed")
+        raise _bad("the request's head is malformed")
 
 
 def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
     framing, length, options, hosts = _special(headers)
     if len(hosts) != 1:
-        raise HeadError("The request has no Host" if not hosts else "The request has more than one Host")
+        raise HeadError("the request has no Host" if not hosts else "the request has more than one Host")
     if _HOST.fullmatch(hosts[0]) is None:
-        raise HeadError("The request's Host is not a host name")
+        raise HeadError("the request's Host is not a host name")
     is_http_1_0 = line[3] == b"1.0"
     if framing is Framing.CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 has no Transfer-Encoding")
@@ -214,7 +214,7 @@ def _special(headers: Sequence[Header]) -> _Special:
             options |= {token.strip() for token in value.lower().split(b",")}
         elif lower in _FRAMES:
             if framing is not Framing.NONE:
-                raise HeadError("The body's length is given twice")
+                raise HeadError("the body's length is given twice")
             framing, length = _frame(lower, value)
     return _Special(framing, length, options, hosts)
 
@@ -222,7 +222,7 @@ def _special(headers: Sequence[Header]) -> _Special:
 def _frame(name: bytes, value: bytes) -> tuple[Framing, int]:
     if name == b"transfer-encoding":
         if value.lower() != b"chunked":
-            raise HeadError("The only Transfer-Encoding is chunked")
+            raise HeadError("the only Transfer-Encoding is chunked")
         return Framing.CHUNKED, 0
     if _LENGTH.fullmatch(value) is None:
         raise HeadError("Content-Length is not a number")

@@ -91,7 +91,7 @@ class Streams:
         if self._service.is_draining or len(self) >= self._service.limits.streams:
             refusal = TunnelError(
                 TunnelErrorCode.RATE_LIMITED,
-                "The proxy takes no more streams now",
+                "the proxy takes no more streams now",
                 detail="draining" if self._service.is_draining else f"{len(self)} streams are open",
                 retry_after=1,
             )

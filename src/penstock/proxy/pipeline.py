@@ -193,7 +193,7 @@ class Pipeline(asyncio.Protocol):
         limits = self._service.limits
         end = self._buffer.find(b"\r\n\r\n") + 4
         if (end if end >= 4 else len(self._buffer)) > limits.head_bytes:
-            raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"The request's head is larger than {limits.head_bytes} bytes")
+            raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request's head is larger than {limits.head_bytes} bytes")
         if end < 4:
             check_beginning(self._buffer)
             if not self._is_begun:  # one deadline a head, however slowly it drips
@@ -244,7 +244,7 @@ class Pipeline(asyncio.Protocol):
         try:
             payload = body.feed(data)
         except BodyError as exc:
-            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's body is malformed", detail=str(exc)))
+            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "the request's body is malformed", detail=str(exc)))
             return
         self._received += len(payload)
         limit = self._service.limits.body_bytes
@@ -267,7 +267,7 @@ class Pipeline(asyncio.Protocol):
 
     def _too_large(self) -> TunnelError:
         return TunnelError(
-            TunnelErrorCode.TOO_LARGE, f"The request's body is larger than {self._service.limits.body_bytes} bytes"
+            TunnelErrorCode.TOO_LARGE, f"the request's body is larger than {self._service.limits.body_bytes} bytes"
         )
 
     def _too_late(self) -> None:
@@ -275,7 +275,7 @@ class Pipeline(asyncio.Protocol):
         if exchange is None:
             self._leave()  # idle, or a head that never ends: there is nobody to answer
         elif self._body is not None and not self._body.is_over:
-            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's body did not come in time"))
+            exchange.refuse(TunnelError(TunnelErrorCode.BAD_REQUEST, "the request's body did not come in time"))
         else:
             exchange.timed_out()
 

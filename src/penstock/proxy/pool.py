@@ -153,7 +153,7 @@ class Pool:
             waiting.not_connected(
                 TunnelError(
                     TunnelErrorCode.UPSTREAM_TIMEOUT,
-                    "The upstream of this route does not answer in time",
+                    "the upstream of this route does not answer in time",
                     detail=f"dial tcp {route.host}:{route.port}: i/o timeout",
                 )
             )
@@ -186,7 +186,7 @@ class Pool:
         except ssl.SSLError as exc:
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_TLS,
-                "The upstream of this route has no certificate that the proxy trusts",
+                "the upstream of this route has no certificate that the proxy trusts",
                 detail=f"tls: {where}: {getattr(exc, 'verify_message', None) or exc.reason or exc}",
                 hint="set upstream.tls.ca_file or upstream.tls.include_system_cas",
             ) from exc
@@ -199,7 +199,7 @@ def _unreachable(where: str, exc: UnavailableError) -> TunnelError:
     if isinstance(cause, TimeoutError):
         return TunnelError(
             TunnelErrorCode.UPSTREAM_TIMEOUT,
-            "The upstream of this route does not answer in time",
+            "the upstream of this route does not answer in time",
             detail=f"dial tcp {where}: i/o timeout",
         )
     number = cause.errno if isinstance(cause, OSError) else None
@@ -207,7 +207,7 @@ def _unreachable(where: str, exc: UnavailableError) -> TunnelError:
     reason = f"connect: {os.strerror(number).lower()}" if number else exc.detail or exc.public
     return TunnelError(
         TunnelErrorCode.UPSTREAM_UNREACHABLE,
-        "The upstream of this route does not answer",
+        "the upstream of this route does not answer",
         detail=f"dial tcp {where}: {reason}",
         hint="check that the upstream runs and listens on an address the proxy can reach",
     )

@@ -75,11 +75,11 @@ class RouteTable:
         """Where a request with this Host goes on a stream opened for `upgrade` with SNI `server_name`, or why nowhere."""
         host = normalize(raw.decode("ascii"))
         if host is None:
-            return TunnelError(TunnelErrorCode.BAD_REQUEST, "The request's Host is not a host name")
+            return TunnelError(TunnelErrorCode.BAD_REQUEST, "the request's Host is not a host name")
         if not self.is_addressed(host, upgrade=upgrade, server_name=server_name):
             return TunnelError(
                 TunnelErrorCode.MISDIRECTED,
-                "The request's Host is not the one this stream was opened for",
+                "the request's Host is not the one this stream was opened for",
                 detail=f"upgrade {upgrade!r}, SNI {server_name!r}, Host {host!r}",
             )
         return self.find(host) or TunnelError(TunnelErrorCode.NO_ROUTE, "No route configured for host")

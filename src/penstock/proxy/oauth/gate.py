@@ -143,7 +143,7 @@ class Gate:
             asking.not_connected(
                 TunnelError(
                     TunnelErrorCode.KEYS_UNAVAILABLE,
-                    "Tokens cannot be checked now",
+                    "tokens cannot be checked now",
                     detail=exc.detail,
                     hint="the proxy cannot reach the issuer of require_oauth",
                     retry_after=5,
@@ -192,12 +192,12 @@ def _refused(challenge: str, why: TokenError, config: OAuthConfig) -> TunnelErro
     if why.is_scope:
         return TunnelError(
             TunnelErrorCode.INSUFFICIENT_SCOPE,
-            "The bearer token lacks a scope",
+            "the bearer token lacks a scope",
             detail=f"needed: {' '.join(config.scopes)}",
             challenge=f'{challenge}, error="insufficient_scope", error_description="{why}"',
         )
     return _unauthorized(
-        f'{challenge}, error="invalid_token", error_description="{why}"', "The bearer token is not accepted", detail=str(why)
+        f'{challenge}, error="invalid_token", error_description="{why}"', "the bearer token is not accepted", detail=str(why)
     )
 
 
