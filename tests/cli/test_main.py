@@ -25,7 +25,7 @@ def test_help_names_every_command_and_opens_with_examples(command: Callable[...,
     ended = command("--help")
     assert ended.code == 0
     assert ended.out.index("penstock up ") < ended.out.index("Options:")
-    for name in ("up", "control", "edge", "agent", "proxy", "call", "tools"):
+    for name in ("up", "stack", "control", "edge", "agent", "proxy", "call", "tools"):
         assert f"\n  {name} " in ended.out
 
 
@@ -102,12 +102,13 @@ def test_the_published_proxys_flags_are_taken(given: list[str], taken: list[str]
     assert roles.accept_go_flags(given) == taken
 
 
-@pytest.mark.parametrize("role", ["up", "control", "edge", "agent", "proxy"])
+@pytest.mark.parametrize("role", ["up", "stack", "control", "edge", "agent", "proxy"])
 def test_a_role_whose_libraries_are_missing_says_what_to_install(
     command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    module = {"up": "penstock.up.program"}.get(role, f"penstock.{role}.server")
+    module = {"up": "penstock.up.program", "stack": "penstock.stack.program"}.get(role, f"penstock.{role}.server")
     monkeypatch.setitem(sys.modules, module, None)
-    ended = command(role)
+    needed = {"stack": ("--api-url", "http://127.0.0.1:9", "--route", "x=http://127.0.0.1:9")}.get(role, ())
+    ended = command(role, *needed)
     assert ended.code == 2
     assert ended.err.endswith(f"hint: pip install 'penstock[{role}]'\n")

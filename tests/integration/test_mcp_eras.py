@@ -17,7 +17,8 @@ from tests.support.private_side import private_side
 
 from penstock.client import Access, TunnelTransport, mcp_session
 from penstock.client.streams import TunnelStream, TunnelStreams
-from penstock.up.options import Options, Route
+from penstock.stack.routes import Route
+from penstock.up.options import Options
 from penstock.up.ports import choose_free
 from penstock.up.program import running
 from penstock.up.screen import Screen

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from penstock.up.options import Options, Route
+from penstock.stack.routes import Route
+from penstock.up.options import Options
 from penstock.up.ports import choose_free
 from penstock.up.program import running
 from penstock.up.screen import Screen

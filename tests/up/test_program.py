@@ -11,9 +11,10 @@ from tests.support.mcp_servers import Recorder, Stage, fastmcp_server, sdk_serve
 from penstock.client.control import ControlClient
 from penstock.config.files import read_file
 from penstock.errors import ConfigError, PenstockError, TunnelError
+from penstock.stack.routes import Route
 from penstock.tls import certs
 from penstock.up import stack
-from penstock.up.options import Options, Route
+from penstock.up.options import Options
 from penstock.up.ports import check_free, choose_free
 from penstock.up.program import running
 from penstock.up.screen import Screen

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.up.options import Options, parse_routes
-from penstock.up.proof import Proof
+from penstock.stack.proof import Proof
+from penstock.stack.routes import parse_routes
+from penstock.up.options import Options
 from penstock.up.screen import Screen
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from penstock import __version__
-from penstock.cli import agent, call, health, login, pins, resources, roles, setup, up
+from penstock.cli import agent, call, health, login, pins, resources, roles, setup, stack, up
 from penstock.cli.output import EXIT_FAILED, report
 from penstock.errors import PenstockError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
     \b
     penstock up                                      see it work: a tool call through a real tunnel
     penstock up --route NAME=http://127.0.0.1:9000   put your own MCP server behind one
+    penstock stack --api-url URL --route NAME=URL    the same against a platform elsewhere
     penstock call URL hello name=you                 call a tool through a tunnel
     penstock login --api-url URL                     sign in; penstock tunnels list, and so on
     """,
@@ -50,6 +51,7 @@ def _options(
 
 
 up.add_to(app)
+stack.add_to(app)
 roles.add_to(app)
 agent.add_to(app)
 call.add_to(app)

@@ -41,7 +41,8 @@ def up(
 ) -> None:
     """Start every role, prove it with a call, stay up."""
     try:
-        from penstock.up.options import Options, Ports, parse_networks, parse_routes  # noqa: PLC0415 - only when asked for
+        from penstock.stack.routes import parse_networks, parse_routes  # noqa: PLC0415 - only when asked for
+        from penstock.up.options import Options, Ports  # noqa: PLC0415
         from penstock.up.ports import choose_free  # noqa: PLC0415
         from penstock.up.program import running  # noqa: PLC0415
         from penstock.up.screen import Screen  # noqa: PLC0415

@@ -50,6 +50,12 @@ Credential = Secret | WorkloadIdentity
 """A Tunnels API key, or an identity to exchange."""
 
 
+def has_credential(variables: Mapping[str, str]) -> bool:
+    """Whether the environment says anything of one, complete or not."""
+    names = ("API_TOKEN", "ANTHROPIC_FEDERATION_RULE_ID", "ANTHROPIC_IDENTITY_TOKEN", "ANTHROPIC_IDENTITY_TOKEN_FILE")
+    return any(variables.get(name, "").strip() for name in names)
+
+
 def find_credential(variables: Mapping[str, str]) -> Credential:
     """From the environment, `API_TOKEN` or the `ANTHROPIC_*` variables. Raises ConfigError that names what is missing."""
     key = variables.get("API_TOKEN", "").strip()

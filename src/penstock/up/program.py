@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
-from penstock.agent.server import Agent
 from penstock.client.access import Access, write_profile
 from penstock.client.control import ControlClient
-from penstock.client.mcp import first_of
 from penstock.config.files import private_folder, read_file, write_file
 from penstock.config.types import HostPort
 from penstock.control.server import Control
 from penstock.control.service.bootstrap import first_tunnels_key, initialize
 from penstock.edge.server import Edge
-from penstock.errors import ConfigError, PenstockError, UnavailableError
-from penstock.net.dial import dial_tcp
+from penstock.errors import UnavailableError
 from penstock.net.tasks import Tasks
-from penstock.proxy.server import Proxy
 from penstock.secret import Secret
-from penstock.up import proof, roles, stack
-from penstock.up.lock import only_one
+from penstock.stack import private_side, proof
+from penstock.stack.lock import only_one
+from penstock.stack.routes import check_reachable, is_loopback
+from penstock.up import roles, stack
 from penstock.up.options import SAMPLE_ROUTE
 from penstock.up.ports import check_free
 from penstock.up.sample import make_config
@@ -31,11 +29,9 @@ from penstock.up.sample import make_config
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from penstock.up.options import Options, Route
+    from penstock.up.options import Options
     from penstock.up.screen import Screen
 
-_LINKS_SECONDS: Final = 15.0
-_REACH_SECONDS: Final = 3.0
 _POLL_SECONDS: Final = 0.02
 
 
@@ -43,10 +39,10 @@ _POLL_SECONDS: Final = 0.02
 async def running(options: Options, screen: Screen) -> AsyncGenerator[Up]:
     """Every role up and joined; all stopped, in the opposite order, at the end. Raises PenstockError."""
     private_folder(options.folder, hint="choose a folder you can write with --dir")
-    with only_one(options.folder):
+    with only_one(options.folder, "up"):
         check_free(options.ports)
         for route in options.routes:
-            await _check_reachable(route)
+            await check_reachable(route)
         async with contextlib.AsyncExitStack() as started:
             yield await _start(options, screen, started)
 
@@ -67,19 +63,8 @@ class Up:
 
     async def prove(self, screen: Screen) -> None:
         """One real call a route. Raises PenstockError for the first that fails."""
-        for name, url in self.urls().items():
-            try:
-                ask = proof.call_sample if self.options.has_sample else proof.list_tools
-                result = await ask(url, self.access)
-            except PenstockError:
-                raise
-            except Exception as exc:  # a stranger's server makes the SDK raise anything, groups too
-                raise UnavailableError(
-                    f"the call through {name} failed",
-                    detail=f"{type(first_of(exc)).__name__}: {first_of(exc)}",
-                    hint="is what runs there an MCP server with Streamable HTTP, and is the path right?",
-                ) from exc
-            screen.proof(name, url, result)
+        ask = proof.call_sample if self.options.has_sample else proof.list_tools
+        await proof.prove(self.urls(), self.access, ask, screen.proof)
 
 
 async def _start(options: Options, screen: Screen, started: contextlib.AsyncExitStack) -> Up:
@@ -101,22 +86,9 @@ async def _start(options: Options, screen: Screen, started: contextlib.AsyncExit
     made = await stack.prepare(options.folder / "stack", client)
 
     upstreams = {route.name: route.upstream for route in options.routes} or {SAMPLE_ROUTE: await _sample(started)}
-    proxy = Proxy(roles.proxy(options, made, upstreams))
-    await proxy.start()
-    started.push_async_callback(proxy.stop)
-    screen.step(f"proxy     {options.ports.proxy}, {', '.join(f'{name} → {to}' for name, to in upstreams.items())}")
-    if any(roles.is_loopback(upstream) for upstream in upstreams.values()):
+    await private_side.start(roles.proxy(options, made, upstreams), roles.agent(options, made), upstreams, screen, started)
+    if any(is_loopback(upstream) for upstream in upstreams.values()):
         screen.note("loopback upstreams are allowed because this is `up`; a proxy on its own refuses them")
-
-    agent = Agent(roles.agent(options, made))
-    await agent.start()
-    started.push_async_callback(agent.stop)
-    try:
-        async with asyncio.timeout(_LINKS_SECONDS):
-            await agent.until_ready()
-    except TimeoutError:
-        raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
-    screen.step(f"agent     connected to the edge for *.{made.domain}")
     return Up(options, access, manager, made.domain)
 
 
@@ -173,15 +145,3 @@ class _Embedded(uvicorn.Server):
         if self._serving is not None:
             await asyncio.wait({self._serving})
         await self._tasks.aclose()
-
-
-async def _check_reachable(route: Route) -> None:
-    try:
-        transport = await dial_tcp(route.address.host, route.address.port, timeout=_REACH_SECONDS)
-    except UnavailableError as exc:
-        raise ConfigError(
-            f"--route {route.name}: nothing answers at {route.upstream}",
-            detail=exc.detail or exc.public,
-            hint="start your MCP server first, or correct the URL",
-        ) from exc
-    transport.abort()

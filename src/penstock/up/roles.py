@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from penstock.agent.config import AgentConfig
 from penstock.config.load import validate
 from penstock.control.config import ControlConfig
 from penstock.edge.config import EdgeConfig
-from penstock.proxy.config import ProxyConfig
+from penstock.stack import private_side
+from penstock.stack.routes import loopback_networks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
+    from penstock.agent.config import AgentConfig
+    from penstock.proxy.config import ProxyConfig
     from penstock.up.options import Options
     from penstock.up.stack import Stack
-
-_PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")  # the proxy's own default, which a list replaces
-LOOPBACK: Final = "127.0.0.0/8"  # under `up` only: a server on this machine is what a newcomer has
 
 
 def control(options: Options) -> ControlConfig:
@@ -52,53 +50,17 @@ def edge(options: Options, control_url: str, enrolment_token_file: Path) -> Edge
 
 
 def proxy(options: Options, stack: Stack, routes: dict[str, str]) -> ProxyConfig:
-    """The proxy. A loopback upstream gets the Host it knows: SDK servers answer 421 to a foreign one."""
-    return validate(
-        ProxyConfig,
-        {
-            "listen_addr": str(options.ports.proxy),
-            "admin_addr": options.ports.proxy_admin,
-            "tunnel_domain": stack.domain,
-            "tls": {"cert_file": stack.certificate_file, "key_file": stack.key_file},
-            "routes": {name: _route(upstream) for name, upstream in routes.items()},
-            "upstream": {
-                "allowed_ips": [*_PRIVATE, *_loopback(routes.values()), *map(str, options.allowed)],
-                "tls": {"include_system_cas": True},
-            },
-            "callers": {"mode": "require", "ca_file": stack.callers_ca_file, "allow": [stack.workspace_id]},
-        },
-        source="up",
+    """The proxy; under `up` any name may lead to a server on this machine, which is what a newcomer has."""
+    return private_side.proxy(
+        stack.folder,
+        stack.domain,
+        routes,
+        allowed=(*loopback_networks(routes.values()), *map(str, options.allowed)),
+        workspace_id=stack.workspace_id,
+        ports=options.ports,
     )
 
 
 def agent(options: Options, stack: Stack) -> AgentConfig:
     """The agent."""
-    return validate(
-        AgentConfig,
-        {
-            "token_file": stack.token_file,
-            "url": f"http://{options.ports.proxy}",
-            "metrics": options.ports.agent_metrics,
-            "grace_period": 5,
-        },
-        source="up",
-    )
-
-
-def _loopback(upstreams: Iterable[str]) -> tuple[str, ...]:
-    """IPv6's only where an upstream is there: with it, all addresses of a name are looked at, and one refused is enough."""
-    return (LOOPBACK, "::1/128") if any(_host(upstream) in {"localhost", "::1"} for upstream in upstreams) else (LOOPBACK,)
-
-
-def _route(upstream: str) -> dict[str, Any]:
-    return {"url": upstream, "host_header": "upstream" if is_loopback(upstream) else "preserve"}
-
-
-def is_loopback(upstream: str) -> bool:
-    """Whether an upstream is named as one of this machine."""
-    host = _host(upstream)
-    return host in {"localhost", "::1"} or host.startswith("127.")
-
-
-def _host(upstream: str) -> str:
-    return upstream.partition("://")[2].rpartition(":")[0].strip("[]")
+    return private_side.agent(stack.folder, ports=options.ports)

@@ -1,4 +1,4 @@
-"""What `up` shows: progress on stderr while it starts, the result on stdout, three things to do next."""
+"""What `up` shows besides: three things to do next."""
 
 from __future__ import annotations
 
@@ -8,35 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from penstock.stack import screen
 
 if TYPE_CHECKING:
     from penstock.up.options import Options
-    from penstock.up.proof import Proof
 
 
-class Screen:
+class Screen(screen.Screen):
     """Talks to the person in front of it."""
-
-    def __init__(self) -> None:
-        self._talk = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._data = Console(highlight=False, soft_wrap=True, emoji=False)  # a server's text is shown as it is
-
-    def step(self, text: str) -> None:
-        """One thing that is done."""
-        self._talk.print(f"[green]✓[/] {text}" if self._talk.is_terminal else f"  {text}")
-
-    def note(self, text: str) -> None:
-        """Something worth knowing."""
-        self._talk.print(f"[yellow]![/] {text}" if self._talk.is_terminal else f"! {text}")
-
-    def proof(self, name: str, url: str, proof: Proof) -> None:
-        """The answer that came through the tunnel."""
-        self._data.print(f"\n{name}: {proof.question} → {proof.answer}", markup=False)
-        self._data.print(
-            f"  {proof.called_ms:.1f} ms through edge, agent and proxy (and {proof.connected_ms:.0f} ms to connect)\n  {url}",
-            markup=False,
-        )
 
     def next_steps(self, options: Options, url: str) -> None:
         """Three commands to paste into another terminal."""
@@ -53,15 +32,11 @@ class Screen:
             f"    async with p.mcp_session('{url}') as s: print([t.name for t in (await s.list_tools()).tools])\n"
             "asyncio.run(main())"
         )
-        self._data.print("\nNext, in another terminal:", markup=False)
-        self._data.print(f"\n  1. call a tool     {environment}{call}", markup=False)
-        self._data.print(f'  2. from Python     {environment}{python} -c "{script}"', markup=False)
+        self.data.print("\nNext, in another terminal:", markup=False)
+        self.data.print(f"\n  1. call a tool     {environment}{call}", markup=False)
+        self.data.print(f'  2. from Python     {environment}{python} -c "{script}"', markup=False)
         own = f"{penstock} up --route my=http://127.0.0.1:9000"
-        self._data.print(f"  3. your own server {own}   (stop this one first)\n", markup=False)
-
-    def staying(self) -> None:
-        """Nothing more to say until Ctrl-C."""
-        self._talk.print("Up. Ctrl-C stops it.")
+        self.data.print(f"  3. your own server {own}   (stop this one first)\n", markup=False)
 
 
 def _command(name: str) -> str:

@@ -6,10 +6,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from penstock.client.mcp import mcp_session
+from penstock.client.mcp import first_of, mcp_session
+from penstock.errors import PenstockError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
     from penstock.client.access import Access
+
+    Ask = Callable[[str, Access], Awaitable["Proof"]]
+    Show = Callable[[str, str, "Proof"], None]
 
 _PROOF_SECONDS: Final = 30.0
 
@@ -48,3 +54,19 @@ async def list_tools(url: str, access: Access) -> Proof:
         names = tuple(tool.name for tool in result.tools)
         answer = f"{len(names)} tool{'' if len(names) == 1 else 's'}" + (f": {', '.join(names[:8])}" if names else "")
         return Proof("tools/list", answer, names, (connected - started) * 1e3, (called - connected) * 1e3)
+
+
+async def prove(urls: Mapping[str, str], access: Access, ask: Ask, show: Show) -> None:
+    """One real call a route, each shown. Raises PenstockError for the first that fails."""
+    for name, url in urls.items():
+        try:
+            result = await ask(url, access)
+        except PenstockError:
+            raise
+        except Exception as exc:  # a stranger's server makes the SDK raise anything, groups too
+            raise UnavailableError(
+                f"the call through {name} failed",
+                detail=f"{type(first_of(exc)).__name__}: {first_of(exc)}",
+                hint="is what runs there an MCP server with Streamable HTTP, and is the path right?",
+            ) from exc
+        show(name, url, result)

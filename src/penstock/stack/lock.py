@@ -1,4 +1,4 @@
-"""One `up` a folder: two at once would each believe in their own database, edge and token."""
+"""One `up` or `stack` a folder: two at once would each believe in their own database, edge and token."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Generator[None]:
+def only_one(folder: Path, command: str) -> Generator[None]:
     """Hold the folder's lock; ConfigError when another process does. The kernel lets go of it however a process ends."""
     with (folder / "lock").open("a+b") as file:
         try:
             _take(file.fileno())
         except OSError as exc:
             raise ConfigError(
-                f"another `penstock up` runs in {folder}", hint="stop it first, or give this one a folder of its own with --dir"
+                f"another `penstock {command}` runs in {folder}",
+                hint="stop it first, or give this one a folder of its own with --dir",
             ) from exc
         yield
 
