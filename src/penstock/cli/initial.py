@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from penstock.setup.cluster import Cluster
-from penstock.setup.output import parse_output
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -29,6 +26,9 @@ def values(made: Any) -> dict[str, str]:
 
 async def place(output: str) -> Callable[[dict[str, str]], Awaitable[None]]:
     """Where they are to be kept, found fit before anything is made; each under its name with hyphens."""
+    from penstock.setup.cluster import Cluster  # noqa: PLC0415 - only when asked for
+    from penstock.setup.output import parse_output  # noqa: PLC0415
+
     chosen = parse_output(output, Cluster.of_this_pod())
     async with chosen.exclusively():
         await chosen.load()
