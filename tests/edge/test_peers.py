@@ -16,7 +16,9 @@ from penstock.edge.presence import Presence
 from penstock.edge.state import EdgeState
 from penstock.errors import PenstockError, UnavailableError
 from penstock.net.dial import dial_tls, dial_unix
+from penstock.net.streams import ByteStream
 from penstock.net.upgrade import UpgradeResponse, request_upgrade
+from penstock.protocol import events
 from penstock.schema.edges import EdgeRecord, LinkReport, LinkUsage, PresenceAnswer, PresenceReport
 from penstock.telemetry.log import get_logger
 from penstock.tls import certs, contexts
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from tests.support.site import Site
 
     from penstock.edge.server import Edge
-    from penstock.net.streams import ByteStream
     from penstock.tls.certs import KeyPair
 
 pytestmark = pytest.mark.anyio
@@ -268,6 +269,29 @@ async def test_a_worker_takes_streams_on_behalf_of_callers_only_and_hands_none_o
         await second.stop()
         with pytest.raises(UnavailableError):
             await dial_unix(second._config.state_dir / "workers" / "1.sock")
+
+
+async def test_a_caller_that_listens_to_one_worker_hears_of_a_link_at_another(site: Site) -> None:
+    async with Origin(Echo) as origin, workers(site) as (first, second):
+        listening = ByteStream.over(await site.dial(second))
+        async with site.agent(first, url=origin.url, links=1), asyncio.timeout(5):
+            await listening.write(f"GET {events.PATH} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+            head = b""
+            while b"event: hello" not in head:
+                head += await listening.read(65_536)
+            stream, response = await site.open(second)
+        async with asyncio.timeout(5):
+            said = b""
+            while (response.header(b"penstock-link") or b"?") not in said:
+                said += await listening.read(65_536)
+        assert b"event: unregistered" in said
+        await stream.aclose()
+        socket = second._config.worker_socket
+        assert socket is not None
+        garbage = ByteStream.over(await dial_unix(socket))
+        await garbage.write(f"GET {events.PATH} HTTP/1.1\r\nHost: worker\r\npenstock-event: e30=\r\n\r\n".encode())
+        assert (await read(garbage, 12)) == b"HTTP/1.1 400"
+        garbage.abort()
 
 
 @contextlib.asynccontextmanager

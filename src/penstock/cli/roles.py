@@ -69,13 +69,28 @@ def _control(context: typer.Context, config: ConfigOption = None, log_level: Log
     start_role("control", ControlConfig, Control, config, log_level)
 
 
-def _edge(config: ConfigOption = None, log_level: LogLevel = None) -> None:
+def _edge(
+    config: ConfigOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that share the ports, a core each.")
+    ] = None,
+    log_level: LogLevel = None,
+) -> None:
     try:
         from penstock.edge.config import EdgeConfig  # noqa: PLC0415 - only when asked for
         from penstock.edge.server import Edge  # noqa: PLC0415
+        from penstock.edge.workers import Workers  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("edge", exc)
-    start_role("edge", EdgeConfig, Edge, config, log_level)
+
+    def make(settings: EdgeConfig) -> Role:
+        if settings.workers == 1 or settings.is_worker:
+            return Edge(settings)
+        given = {"--config": config, "--log-level": log_level}
+        arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        return Workers(settings, [sys.executable, "-m", "penstock", "edge", *arguments])
+
+    start_role("edge", EdgeConfig, make, config, log_level, {"workers": workers})
 
 
 def _proxy(

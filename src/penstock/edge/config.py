@@ -123,15 +123,16 @@ class EdgeConfig(RoleConfig):
     @property
     def worker_socket(self) -> Path | None:
         """Where this worker takes streams that the others hand over."""
-        return None if self.worker is None else self._socket(self.worker)
+        return None if self.worker is None else self.worker_socket_of(self.worker)
 
     def sibling_sockets(self) -> Sequence[Path]:
         """The other workers' sockets."""
         if self.worker is None:
             return ()
-        return [self._socket(number) for number in range(self.workers) if number != self.worker]
+        return [self.worker_socket_of(number) for number in range(self.workers) if number != self.worker]
 
-    def _socket(self, number: int) -> Path:
+    def worker_socket_of(self, number: int) -> Path:
+        """Where a worker takes streams."""
         return self.state_dir / "workers" / f"{number}.sock"
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from penstock.edge.asking import Asked, by_caller, by_edge, by_worker, edge_seri
 from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
 from penstock.edge.events import Events
 from penstock.edge.live import ARCHIVED, DRAINED, REVOKED, Live, LiveStreams, Way
+from penstock.edge.peers import read_told
 from penstock.edge.routing import choose
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
@@ -21,12 +22,12 @@ from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
 from penstock.protocol import events
-from penstock.protocol.errors import LocalProtocolError
+from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
 from penstock.protocol.events import Event
-from penstock.protocol.metadata import EDGE, LINK, REPLICA
+from penstock.protocol.metadata import EDGE, EVENT, LINK, REPLICA
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from cryptography import x509
     from structlog.typing import FilteringBoundLogger
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from penstock.tls.names import CallerIdentity
 
     _Who: TypeAlias = Callable[[UpgradeRequest], Awaitable[Asked]]
+    _Serve: TypeAlias = Callable[[UpgradeRequest], Coroutine[None, None, None]]
 
 _TRIES: Final = 2  # links that one head may be lost with
 _RETRY_AFTER: Final = 1  # seconds: an agent's link is back within about that
@@ -79,15 +81,18 @@ class Ingress:
 
     def accept(self) -> asyncio.Protocol:
         """The protocol of one connection on the callers' port."""
-        return self._listener(self._asked_over_tls)
+        return self._listener(self._asked_over_tls, self._subscribe)
 
     def accept_worker(self) -> asyncio.Protocol:
         """The protocol of one connection on the socket for this edge's other workers."""
-        return self._listener(self._asked_by_worker)
+        return self._listener(self._asked_by_worker, self._told_by_worker)
 
-    def _listener(self, who: _Who) -> UpgradeListener:
+    def _listener(self, who: _Who, plain: _Serve) -> UpgradeListener:
+        def serve(request: UpgradeRequest) -> Coroutine[None, None, None]:
+            return plain(request) if request.is_plain else self._serve(request, who)
+
         return UpgradeListener(
-            lambda request: self._requested(request, who),
+            lambda request: self._requested(request, serve),
             on_refused=self._count,
             head_limit=self._limits.head_bytes,
             head_timeout=self._limits.head_seconds,
@@ -105,8 +110,11 @@ class Ingress:
         return self.streams.buffered
 
     def link_leaves(self, link: str) -> None:
-        """An agent unregistered it: callers with a stream on it are told to go on elsewhere."""
-        self.events.tell(Event(events.UNREGISTERED, link), self.streams.callers_on(link))
+        """An agent unregistered it: callers with a stream on it are told to go elsewhere, whichever worker they listen to."""
+        event, serials = Event(events.UNREGISTERED, link), self.streams.callers_on(link)
+        self.events.tell(event, serials)
+        if serials:
+            self._tasks.spawn(self._peers.tell_workers(event, serials), "tell workers")
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, tell callers, let streams finish, and cut the rest after `seconds`."""
@@ -118,15 +126,14 @@ class Ingress:
 
     # --- one caller -------------------------------------------------------------------------------------------------
 
-    def _requested(self, request: UpgradeRequest, who: _Who) -> None:
+    def _requested(self, request: UpgradeRequest, serve: _Serve) -> None:
         if self.waiting + len(self.streams) >= self._limits.callers:
             self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER))
             return
         if self._stopping:
             self._refuse(request, _unavailable("this edge is stopping"))
             return
-        serve = self._subscribe if request.is_plain else self._serve
-        task = self._tasks.spawn(serve(request, who), "caller")
+        task = self._tasks.spawn(serve(request), "caller")
         request.on_gone = lambda: _cancel(task)
 
     async def _serve(self, request: UpgradeRequest, who: _Who) -> None:
@@ -153,10 +160,20 @@ class Ingress:
             self._metrics.callers.set(self.waiting)
             request.on_gone = None
 
-    async def _subscribe(self, request: UpgradeRequest, who: _Who) -> None:
+    async def _told_by_worker(self, request: UpgradeRequest) -> None:
+        """Another worker has an event for callers that listen here."""
+        try:
+            self.events.tell(*read_told(request.header(EVENT) or b""))
+        except RemoteProtocolError as exc:
+            self._refuse(request, TunnelError(TunnelErrorCode.BAD_REQUEST, exc.public))
+            return
+        request.stream(events.CONTENT_TYPE)
+        request.transport.close()
+
+    async def _subscribe(self, request: UpgradeRequest) -> None:
         """A caller asks for events."""
         try:
-            identity = (await who(request)).identity
+            identity = (await self._asked_over_tls(request)).identity
             await self._feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
             self.events.accept(request, known_caller(self._feed.directory, identity, datetime.now(UTC)).serial)
             if self._stopping:

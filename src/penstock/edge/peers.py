@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
+import contextlib
+import json
 import random
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock.errors import PenstockError, TunnelErrorCode, UnavailableError
+from penstock.net.closing import END_TIMEOUT
 from penstock.net.dial import dial_tls, dial_unix
+from penstock.net.streams import ByteStream
 from penstock.net.upgrade import request_upgrade
-from penstock.protocol.metadata import CALLER, ERROR, HOP, HOP_EDGE, HOP_WORKER, LINK
+from penstock.protocol import events
+from penstock.protocol.errors import RemoteProtocolError
+from penstock.protocol.events import Event
+from penstock.protocol.metadata import CALLER, ERROR, EVENT, HOP, HOP_EDGE, HOP_WORKER, LINK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from uuid import UUID
 
@@ -32,6 +40,10 @@ if TYPE_CHECKING:
 _SHUN: Final = 3.0  # seconds an edge that did not answer is left alone: a lease may outlive its edge by ten
 _DIAL_SECONDS: Final = 2.0  # edges of one platform are near each other, and the caller waits
 _TRY_ANOTHER: Final = {TunnelErrorCode.AGENT_UNAVAILABLE.value.encode(), TunnelErrorCode.RATE_LIMITED.value.encode()}
+
+
+_READ: Final = 1024
+_SERIALS: Final = 100  # of callers, in one head: 40 bytes each, and a head has a limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,14 @@ class Peers:
                 if (answer := await self._ask_edge(edge, request, caller)) is not None:
                     return answer
         return None
+
+    async def tell_workers(self, event: Event, serials: Collection[str]) -> None:
+        """Let the other workers tell callers that listen there. One that does not take it has none that matter."""
+        ordered = sorted(serials)
+        for path in self._siblings():
+            for first in range(0, len(ordered), _SERIALS):
+                with contextlib.suppress(PenstockError, OSError, TimeoutError):
+                    await _tell(path, event, ordered[first : first + _SERIALS])
 
     def _edges(self, tunnel_id: UUID, directory: Directory) -> list[EdgeRecord]:
         now = asyncio.get_running_loop().time()
@@ -118,3 +138,25 @@ class Peers:
             # With a link's name, the head was lost with that link and is not to be tried again.
             return None
         return PassedOn(transport, response, by)
+
+
+async def _tell(path: Path, event: Event, serials: Sequence[str]) -> None:
+    told = {"kind": event.kind, "link": event.link, "serials": serials}
+    value = base64.b64encode(json.dumps(told).encode()).decode()
+    stream = ByteStream.over(await dial_unix(path, timeout=_DIAL_SECONDS))
+    try:
+        await stream.write(f"GET {events.PATH} HTTP/1.1\r\nHost: worker\r\n{EVENT.decode()}: {value}\r\n\r\n".encode())
+        async with asyncio.timeout(END_TIMEOUT):
+            while await stream.read(_READ):
+                pass
+    finally:
+        stream.abort()
+
+
+def read_told(value: bytes) -> tuple[Event, list[str]]:
+    """An event from another worker, and for whom. RemoteProtocolError for anything else."""
+    try:
+        told: Any = json.loads(base64.b64decode(value, validate=True))
+        return Event(str(told["kind"]), str(told["link"])), [str(serial) for serial in told["serials"]]
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
+        raise RemoteProtocolError("an event from a worker cannot be read") from None

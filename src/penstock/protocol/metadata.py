@@ -47,6 +47,8 @@ CALLER: Final = b"penstock-caller"
 """Ours, beside it: the caller's certificate, DER in base64."""
 EDGE: Final = b"penstock-edge"
 """Ours, on an upgrade's response: the edge that holds the tunnel, for a caller to dial next time."""
+EVENT: Final = b"penstock-event"
+"""Ours, between workers: an event for callers that listen at another worker than the one that holds their stream."""
 LINK: Final = b"penstock-link"
 """Ours, on an upgrade's response: the link that carries the stream, as the edge's events and access records name it."""
 

@@ -1,0 +1,96 @@
+"""An edge of two workers, as processes: a killed one costs two seconds at most, one signal stops all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from tests.support.chain import Chain
+from tests.support.mcp_servers import Recorder, Stage, sdk_server, serving
+
+from penstock.client import TunnelTransport
+from penstock.config.types import HostPort
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="module")
+async def chain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chain]:
+    app = Recorder(sdk_server(Stage()).streamable_http_app())
+    async with serving(app) as url:
+        routes = {"echo": {"url": url, "host_header": "upstream"}}
+        async with Chain(tmp_path_factory.mktemp("chain"), routes, edge_settings={"workers": 2}) as started:
+            yield started
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+async def outcomes(chain: Chain, name: str) -> float:
+    """A counter's value over both workers."""
+    total = 0.0
+    for number in range(2):
+        address = HostPort(chain.ports.edge_admin.host, chain.ports.edge_admin.port + number)
+        async with httpx2.AsyncClient() as http:
+            page = (await http.get(f"http://{address}/metrics")).text
+        total += sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(name))
+    return total
+
+
+async def call(chain: Chain) -> int:
+    """One call on a stream of its own."""
+    async with httpx2.AsyncClient(transport=TunnelTransport(chain.access), timeout=10.0) as client:
+        return (await client.get(chain.url("echo", "/"))).status_code
+
+
+async def test_both_workers_serve_and_a_killed_one_is_replaced_while_the_other_serves(chain: Chain) -> None:
+    parent = chain.roles["edge"].process.pid
+    before = children(parent)
+    assert len(before) == 2
+    assert {await call(chain) for _ in range(12)} == {404}  # the sample server has nothing at /
+    links = await outcomes(chain, "penstock_edge_links ")
+    assert links == 4
+
+    os.kill(before[0], signal.SIGKILL)
+    async with asyncio.timeout(2):
+        assert await call(chain) == 404
+    async with asyncio.timeout(30):
+        while len(after := children(parent)) < 2 or before[0] in after:
+            await asyncio.sleep(0.05)
+        while await links_of_all(chain) < 4:
+            await asyncio.sleep(0.1)
+    assert before[1] in after
+    assert {await call(chain) for _ in range(12)} == {404}
+
+
+async def links_of_all(chain: Chain) -> float:
+    with contextlib.suppress(httpx2.TransportError):
+        return await outcomes(chain, "penstock_edge_links ")
+    return 0.0
+
+
+async def test_one_signal_stops_all_of_them(chain: Chain) -> None:
+    workers = children(chain.roles["edge"].process.pid)
+    chain.stop()
+    assert chain.roles["edge"].process.returncode == 0
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists() and "penstock" in command_line(pid)]
+    assert "Traceback" not in chain.roles["edge"].said()
