@@ -130,8 +130,6 @@ class Edge:
         # One of several workers renews, the others take over what it wrote.
         self._tasks.spawn(renewal.follow() if config.worker else renewal.keep(), "renewal")
         limits = config.limits
-        if config.worker_socket is not None:
-            self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)
         self._agents = await listen_tls(
             config.agents_addr.host,
             config.agents_addr.port,
@@ -151,6 +149,8 @@ class Edge:
             handshake_timeout=limits.head_seconds,
             on_failed=self._handshake_failed,
         )
+        if config.worker_socket is not None:
+            self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)
         self._reporter = self._follower.reporter(identity)
         self._tasks.spawn(self._presence.keep(self._reporter), "presence")
         self._tasks.spawn(self.ingress.events.keep_alive(), "keep alive")
