@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from penstock.control.service.bootstrap import create_api_key, create_enrolment_token, revoke_api_key
-from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot
+from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot, fresh_message
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -87,6 +87,24 @@ async def test_a_snapshot_is_signed_by_the_key_given_at_enrolment(api: Api) -> N
     for other in (response.content, SNAPSHOT_CONTEXT + response.content.replace(b"tnl_", b"tnl-")):
         with pytest.raises(InvalidSignature):
             key.verify(signature, other)
+
+
+async def test_that_nothing_is_newer_is_signed_for_who_asked_now(api: Api) -> None:
+    enrolment = (await api.enrol()).json()
+    key = Ed25519PublicKey.from_public_bytes(base64.b64decode(enrolment["feed_key"]))
+    headers = {"authorization": f"Bearer {enrolment['credential']}"}
+    nonce = "0123456789abcdef" * 2
+    after = -1
+    for status in (200, 204):
+        asked = {"after": after, "nonce": nonce}
+        response = await api.http.get("/penstock/v1/edge/snapshot", params=asked, headers=headers)
+        assert response.status_code == status
+        after = response.json()["version"] if status == 200 else after
+        fresh = base64.b64decode(response.headers["penstock-fresh"])
+        key.verify(fresh, fresh_message(after, nonce))
+        for other in (fresh_message(after + 1, nonce), fresh_message(after, "f" * 32)):
+            with pytest.raises(InvalidSignature):
+                key.verify(fresh, other)
 
 
 async def test_a_snapshot_tells_tunnels_with_verifiers_and_counts_of_certificates(api: Api) -> None:

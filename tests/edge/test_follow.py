@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import pytest
 import structlog
@@ -14,7 +15,7 @@ from tests.support.site import Echo, Origin, until
 
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError, UnavailableError
-from penstock.schema.edges import EdgeEnrolmentRequest
+from penstock.schema.edges import EdgeEnrolmentRequest, fresh_message
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Control:
 
     site: Site
     status: int | None = None
+    replayed: str | None = None
+    """The nonce of an old answer, which is told again."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     enrolments: list[EdgeEnrolmentRequest] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,12 +100,24 @@ class Control:
             return 200, enrolment.model_dump_json().encode(), ""
         if target.startswith("/penstock/v1/edge/presence"):
             return 200, b'{"is_known": true, "holders": {}}', ""
-        after = int(target.partition("after=")[2].partition("&")[0])
-        if after >= json.loads(self.page.body)["version"]:
-            if target.endswith("wait=0"):
-                return 204, b"", ""
+        asked = dict(parse_qsl(target.partition("?")[2]))
+        if int(asked["after"]) >= self.version:
+            if asked["wait"] == "0":
+                return 204, b"", self._fresh(asked["nonce"])
             await self.news.wait()
-        return 200, self.page.body, f"Penstock-Signature: {base64.b64encode(self.page.signature).decode()}\r\n"
+        return 200, self.page.body, f"Penstock-Signature: {_text(self.page.signature)}\r\n{self._fresh(asked['nonce'])}"
+
+    @property
+    def version(self) -> int:
+        return int(json.loads(self.page.body)["version"])
+
+    def _fresh(self, nonce: str) -> str:
+        message = fresh_message(self.version, self.replayed or nonce)
+        return f"Penstock-Fresh: {_text(self.site.feed_key.sign(message))}\r\n"
+
+
+def _text(signature: bytes) -> str:
+    return base64.b64encode(signature).decode()
 
 
 @pytest.fixture
@@ -216,7 +231,7 @@ async def test_a_version_is_never_lowered_by_the_disk_nor_by_who_answers_for_con
         old, page = (folder / "snapshot").read_bytes(), control.page
         control.site.callers = ()
         control.publish()
-        await until(lambda: not edge.feed.directory.callers)
+        await until(lambda: not edge.feed.directory.callers and (folder / "snapshot").read_bytes() != old)
         await edge.stop()
         (folder / "snapshot").write_bytes(old)
         control.page = page
@@ -294,3 +309,22 @@ async def test_a_busy_port_ends_the_start_and_leaves_nothing_running(control: Co
         busy = f"127.0.0.1:{control.port}"
         with pytest.raises(ConfigError):
             await fresh(control, folder, enrolment_token_file=token_file, callers_addr=busy).start()
+
+
+async def test_an_answer_of_another_time_is_not_believed(control: Control, folder: Path, token_file: Path) -> None:
+    """Whoever stands between edge and control can keep a revocation back, but not make the edge believe that there is none."""
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        try:
+            confirmed, version = edge.feed.confirmed_at, edge.feed.version
+            control.replayed = "0" * 32
+            with structlog.testing.capture_logs() as logs:
+                control.publish()
+                await until(lambda: sum(log["event"] == "feed interrupted" for log in logs) >= 2)
+            assert "not of now" in next(log["reason"] for log in logs if log["event"] == "feed interrupted")
+            assert (edge.feed.confirmed_at, edge.feed.version) == (confirmed, version)
+            control.replayed = None
+            await until(lambda: edge.feed.version > version)
+        finally:
+            await edge.stop()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 import pytest
 from tests.conformance.stacks import sockets
@@ -79,3 +81,18 @@ async def test_a_transport_that_is_closing_already_is_reported_as_gone() -> None
     assert not closed.is_set()
     async with asyncio.timeout(1):
         await closed.wait()
+
+
+async def test_a_peer_that_reset_a_paused_connection_is_let_go() -> None:
+    """The loop has not looked at the socket since, so it is the half-close that finds out."""
+    a, b = Recorder(), Recorder()
+    async with sockets(a, b) as joined:
+        joined.a.pause_reading()
+        below = joined.b.get_extra_info("socket")
+        below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        joined.b.abort()
+        await b.until_lost()
+        closed = asyncio.Event()
+        close_gently(joined.a, on_closed=closed.set)
+        async with asyncio.timeout(2):
+            await closed.wait()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 LIFE = timedelta(days=90)
-NOW = datetime.now(UTC)
 
 
 class Folder:
@@ -52,12 +51,13 @@ def folder(tmp_path: Path) -> Folder:
 
 async def test_the_certificate_is_new_and_the_ca_and_the_key_are_the_stored_ones(folder: Folder) -> None:
     before = {name: folder.read(name) for name in ("ca.crt", "ca.key", "tls.key", "tls.crt")}
-    assert await folder.renew(duration=timedelta(days=30), now=NOW)
+    now = datetime.now(UTC)
+    assert await folder.renew(duration=timedelta(days=30), now=now)
     assert {name for name, text in before.items() if folder.read(name) != text} == {"tls.crt"}
-    anchor = rules.check_ca_certificate(folder.read("ca.crt"), NOW)
+    anchor = rules.check_ca_certificate(folder.read("ca.crt"), now)
     rules.check_server_certificate(certs.certificate_to_der(folder.leaf()), [anchor], ca.HOST, datetime.now(UTC))
     assert certs.belong_together(folder.read("tls.crt"), Secret(folder.read("tls.key")))
-    assert folder.leaf().not_valid_after_utc == NOW.replace(microsecond=0) + timedelta(days=30)
+    assert folder.leaf().not_valid_after_utc == now.replace(microsecond=0) + timedelta(days=30)
 
 
 async def test_it_asks_nobody(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ async def test_what_a_ca_signs_ends_with_it_and_that_is_said(tmp_path: Path) -> 
 async def test_an_expired_ca_signs_nothing_and_the_way_out_is_named(folder: Folder) -> None:
     before = folder.read("tls.crt")
     with pytest.raises(CertificateError) as refused:
-        await folder.renew(now=NOW + timedelta(days=6 * 365))
+        await folder.renew(now=datetime.now(UTC) + timedelta(days=6 * 365))
     assert "rotate-ca" in str(refused.value.hint)
     assert folder.read("tls.crt") == before
 

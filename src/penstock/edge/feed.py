@@ -1,7 +1,8 @@
 """The change feed as the rest of the edge sees it: the newest directory, how old it is, and a way to wait for a newer one.
 
 Pages are believed for their signature alone, whoever delivered them, disk included; a version is never lowered, so that
-nobody can bring a revoked caller back by replaying an older page.
+nobody can bring a revoked caller back by replaying an older page. That a page is still the newest is signed too, each time
+anew, so that nobody can keep a revocation back for longer than `stale_limit`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from penstock.edge.directory import NOTHING, Directory
 from penstock.errors import IdentityError
-from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot
+from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot, fresh_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,17 @@ def verified_snapshot(key: bytes, stored: StoredSnapshot) -> Snapshot:
         return Snapshot.model_validate_json(stored.body)
     except ValidationError as exc:
         raise IdentityError("a signed snapshot cannot be read", detail=f"{exc.error_count()} wrong fields") from None
+
+
+def check_fresh(key: bytes, signature: bytes, version: int, nonce: str) -> None:
+    """IdentityError unless `key` signed that nothing was newer than `version` when it was asked with `nonce`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, fresh_message(version, nonce))
+    except InvalidSignature:
+        raise IdentityError(
+            "an answer of the feed is not this edge's control plane's, or not of now",
+            hint="something between edge and control keeps answers back or changes them, or control is older than this edge",
+        ) from None
 
 
 class Feed:
@@ -69,9 +81,13 @@ class Feed:
         """Control vouched at `at` for what is held."""
         self.confirmed_at = max(at, self.confirmed_at or at)
 
-    def accept(self, key: bytes, stored: StoredSnapshot) -> bool:
-        """Take over `stored`: True when it is newer than what is held. IdentityError when it may not be believed."""
+    def accept(self, key: bytes, stored: StoredSnapshot, is_current: Callable[[int], None] = lambda _: None) -> bool:
+        """Take over `stored`: True when it is newer than what is held. IdentityError when it may not be believed.
+
+        is_current: raises IdentityError where its version is not known to be the newest now; a page of the disk need not be.
+        """
         snapshot = verified_snapshot(key, stored)
+        is_current(snapshot.version)
         if snapshot.version < max(self.version, self.floor):
             raise IdentityError(
                 "the control plane's feed went backwards",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 from pydantic import ValidationError
 
+from penstock.edge.feed import check_fresh
 from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identity_of
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
@@ -37,6 +38,7 @@ _ANSWER: Final = 10.0  # seconds for anything but the wait
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
 _SIGNATURE: Final = "penstock-signature"
+_FRESH: Final = "penstock-fresh"
 
 
 class Follower:
@@ -211,11 +213,13 @@ class Follower:
 
     async def _pull(self, identity: EdgeIdentity, *, wait: int) -> None:
         """One request: what is newer than what is held, or the word that nothing is."""
+        nonce = secrets.token_hex(16)
+        held = self._feed.version
         try:
             async with self._client.stream(
                 "GET",
                 "/penstock/v1/edge/snapshot",
-                params={"after": self._feed.version, "wait": wait},
+                params={"after": held, "wait": wait, "nonce": nonce},
                 headers=_bearer(identity.credential),
                 timeout=httpx2.Timeout(_ANSWER, read=wait + _ANSWER),
             ) as response:
@@ -223,14 +227,20 @@ class Follower:
         except httpx2.HTTPError as exc:
             raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
         now = self._clock()
+        fresh = _signature(response.headers.get(_FRESH, ""))
+
+        def is_current(version: int) -> None:
+            check_fresh(identity.feed_key, fresh, version, nonce)
+
         match response.status_code:
             case 204:
+                is_current(held)
                 self._feed.confirm(now)
                 if self._keeps:
                     await asyncio.to_thread(self._state.confirm_snapshot, now)
             case 200:
                 stored = StoredSnapshot(body, _signature(response.headers.get(_SIGNATURE, "")), now)
-                if self._feed.accept(identity.feed_key, stored):
+                if self._feed.accept(identity.feed_key, stored, is_current):
                     self._log.info("feed advanced", version=self._feed.version)
                     if self._keeps:
                         await asyncio.to_thread(self._state.save_snapshot, stored, self._feed.version)

@@ -74,7 +74,11 @@ class _Ending(asyncio.Protocol):
         self._stalled_since = loop.time()
         self._timer = loop.call_later(self._timeout, self._tick)
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the peer reset the socket, and the loop has not told yet
+                cut(self._transport)
+                return
             self._transport.resume_reading()
         else:
             self._transport.close()  # a layer of ours, which ends gently by itself

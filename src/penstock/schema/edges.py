@@ -13,6 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 SNAPSHOT_CONTEXT: Final = b"penstock edge feed: snapshot, 1\0"
 """Goes before what the feed key signs, a value for each kind of thing: no signature of one is ever one of another."""
 
+FRESH_CONTEXT: Final = b"penstock edge feed: fresh, 1\0"
+
+
+def fresh_message(version: int, nonce: str) -> bytes:
+    """What the feed key signs to say that, when it was asked with this nonce, nothing was newer than `version`."""
+    return FRESH_CONTEXT + f"{version} {nonce}".encode()
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
@@ -105,9 +112,11 @@ class EdgeRecord(_Wire):
 
 
 class Snapshot(_Wire):
-    """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>`: all of it, or 204 when nothing is newer.
+    """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>&nonce=<hex>`: all of it, or 204 when nothing is newer.
 
     The Ed25519 signature over `SNAPSHOT_CONTEXT` and the body is in `Penstock-Signature`, base64. `version` only ever grows.
+    Either answer has another in `Penstock-Fresh`, over `fresh_message` of the version it leaves the edge with: a page that was
+    kept back, or an old word that nothing is newer, cannot be told again.
     """
 
     version: int

@@ -26,6 +26,7 @@ from penstock.schema.links import LinkPage
 router: Final = APIRouter(prefix="/penstock/v1")
 
 SIGNATURE: Final = "Penstock-Signature"
+FRESH: Final = "Penstock-Fresh"
 
 
 @router.post("/callers/certificates")
@@ -93,9 +94,11 @@ async def snapshot(
     edge: ByEdge,  # noqa: ARG001 - that there is one is the condition
     after: Annotated[int, Query(ge=-1, le=2**62)] = -1,
     wait: Annotated[float, Query(ge=0, le=3600)] = 0,
+    nonce: Annotated[str, Query(pattern="^[0-9a-f]{32}$")] = "0" * 32,
 ) -> Response:
     """All an edge has to know, signed; 204 when nothing newer than `after` came within `wait` seconds."""
     news = await feed.newer_than(after, wait)
+    headers = {FRESH: await feed.vouch(after if news is None else news.version, nonce)}
     if news is None:
-        return Response(status_code=204)
-    return Response(news.body, media_type="application/json", headers={SIGNATURE: news.signature})
+        return Response(status_code=204, headers=headers)
+    return Response(news.body, media_type="application/json", headers={**headers, SIGNATURE: news.signature})

@@ -18,7 +18,15 @@ from penstock.control.service import liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
-from penstock.schema.edges import SNAPSHOT_CONTEXT, CallerRecord, EdgeRecord, RetiringVerifier, Snapshot, TunnelRecord
+from penstock.schema.edges import (
+    SNAPSHOT_CONTEXT,
+    CallerRecord,
+    EdgeRecord,
+    RetiringVerifier,
+    Snapshot,
+    TunnelRecord,
+    fresh_message,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -60,6 +68,12 @@ class Feed:
             # Woken by this process's writes; the interval is for those of others.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(news.wait(), min(left, self._core.config.change_poll_interval))
+
+    async def vouch(self, version: int, nonce: str) -> str:
+        """The base64 of the word that nothing is newer than `version`, for who asked with `nonce`."""
+        async with self._core.database.read() as connection:
+            key = await roots.feed_key(self._core, connection)
+        return base64.b64encode(key.sign(fresh_message(version, nonce))).decode()
 
     async def _version(self) -> int:
         async with self._core.database.read() as connection:
