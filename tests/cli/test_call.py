@@ -146,13 +146,26 @@ def test_a_tunnel_that_does_not_exist_is_one_line_with_a_hint(
     assert "hint: " in ended.err
 
 
-@pytest.mark.parametrize("bad", ["http://odd.example/mcp", "odd.example", "https://", "https://127.0.0.1/mcp", "ftp://x/"])
+def test_what_the_proxy_refuses_is_its_code_and_a_hint(
+    command: Callable[..., Ended], url: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_PROFILE", url[1])
+    ended = command("tools", url[0].replace("//odd.", "//nope."))
+    assert ended.code == 1
+    assert ended.err.startswith("penstock: No route configured for host (no_route)\n")
+    assert "hint: " in ended.err
+    assert "MCP server did not" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "bad", ["http://odd.example/mcp", "odd.example", "https://", "https://127.0.0.1/mcp", "ftp://x/", "my"]
+)
 def test_a_url_that_no_tunnel_has_is_one_line(
     command: Callable[..., Ended], url: tuple[str, str], monkeypatch: pytest.MonkeyPatch, bad: str
 ) -> None:
     monkeypatch.setenv("PENSTOCK_PROFILE", url[1])
     ended = command("call", bad, "say")
-    assert ended.code in {1, 2}
+    assert ended.code == 2
     assert ended.out == ""
     assert ended.err.startswith("penstock: ")
     assert "internal error" not in ended.err

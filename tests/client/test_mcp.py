@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from tests.support.mcp_servers import Recorder, Stage, sdk_server, serving
 from tests.support.running_up import Tunnel, tunnel_to
 
 from penstock.client import mcp_session
+from penstock.client.answers import SessionClient
+from penstock.client.control import ControlClient
 from penstock.client.mcp import cause_of, first_of
-from penstock.errors import ConfigError, PenstockError, TunnelError, TunnelErrorCode
+from penstock.errors import ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +70,100 @@ async def test_the_tunnels_refusal_comes_without_the_sdks_groups_around_it(tunne
         await session.__aenter__()
     assert caught.value.code is TunnelErrorCode.TUNNEL_NOT_FOUND
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_what_a_hop_inside_refuses_is_its_code_text_and_hint(tunnel: Tunnel, mode: str) -> None:
+    session = mcp_session(tunnel.url("sdk").replace("//sdk.", "//nope."), tunnel.access, mode=mode)
+    with pytest.raises(TunnelError) as caught:
+        await session.__aenter__()
+    assert caught.value.code is TunnelErrorCode.NO_ROUTE
+    assert caught.value.public == "No route configured for host (no_route)"
+    assert "routes" in (caught.value.hint or "")
+
+
+async def test_a_server_that_went_is_told_by_the_tunnel_and_the_session_outlives_it(tmp_path: Path) -> None:
+    recorder = Recorder(sdk_server(Stage()).streamable_http_app())
+    async with contextlib.AsyncExitStack() as upstream:
+        url = await upstream.enter_async_context(serving(recorder))
+
+        async def call_thrice(tunnel: Tunnel) -> None:
+            async with mcp_session(tunnel.url("sdk"), tunnel.access) as session:
+                await session.call_tool("hello", {"name": "you"})
+                await upstream.aclose()
+                with pytest.raises(MCPError, match="is the MCP server running"):
+                    await session.call_tool("hello", {"name": "you"})
+                await session.call_tool("hello", {"name": "you"})
+
+        async with tunnel_to(tmp_path, sdk=url) as tunnel:
+            with pytest.raises(TunnelError) as caught:
+                await call_thrice(tunnel)
+    assert caught.value.code is TunnelErrorCode.UPSTREAM_UNREACHABLE
+    assert caught.value.status == 502
+
+
+async def test_a_server_that_does_not_know_its_host_name_is_told_by_the_setting_for_it(tmp_path: Path) -> None:
+    async def misdirected(scope: Any, _receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 421, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with serving(misdirected) as url, tunnel_to(tmp_path, sdk=url) as tunnel:
+        with pytest.raises(PenstockError, match="421") as caught:
+            await mcp_session(tunnel.url("sdk"), tunnel.access).__aenter__()
+    assert "host_header" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_tunnel_cut_during_a_call_is_not_blamed_on_the_server(tmp_path: Path, is_streamed: bool) -> None:
+    stage, begun = Stage(), asyncio.Event()
+    recorder = Recorder(sdk_server(stage).streamable_http_app(json_response=not is_streamed))
+
+    async def progress(*_: object) -> None:
+        begun.set()
+
+    async def archive(control: ControlClient) -> None:
+        while not recorder.calls("tools/call"):
+            await asyncio.sleep(0.01)
+        if is_streamed:
+            await begun.wait()  # part of the answer is here
+        async for one in control.tunnels():
+            await control.archive_tunnel(one.id)
+
+    async def call(tunnel: Tunnel) -> None:
+        async with (
+            ControlClient(tunnel.manager.api_url, tunnel.manager.api_key) as control,
+            mcp_session(tunnel.url("sdk"), tunnel.access) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(archive(control))
+            await session.call_tool("slow", {"steps": 2}, progress_callback=progress)
+
+    async with serving(recorder) as url, tunnel_to(tmp_path, sdk=url) as tunnel:
+        with pytest.raises(UnavailableError, match="the tunnel was cut during the call; it may have run") as caught:
+            await call(tunnel)
+        stage.release.set()
+    assert caught.value.hint
+
+
+def test_a_server_cannot_speak_for_the_tunnel() -> None:
+    http = SessionClient()
+    assert http.explain(MCPError(-32603, "x", {"penstock": "0" * 16})) is None
+    assert http.explain(MCPError(-32000, "closed")) is None
+
+
+@pytest.mark.parametrize("url", ["my", "http://my.example/mcp", "https://", "my.example.com"])
+async def test_what_is_no_url_of_a_tunnel_is_said_before_anything_is_asked(tunnel: Tunnel, url: str) -> None:
+    with pytest.raises(ConfigError, match="is not the URL") as caught:
+        await mcp_session(url, tunnel.access).__aenter__()
+    assert "https://" in (caught.value.hint or "")
+
+
+async def test_a_port_is_refused_for_a_tunnel_has_none(tunnel: Tunnel) -> None:
+    with pytest.raises(ConfigError, match="has no ports"):
+        await mcp_session(tunnel.url("sdk").replace("/mcp", ":444/mcp"), tunnel.access).__aenter__()
+    async with mcp_session(tunnel.url("sdk").replace("/mcp", ":443/mcp"), tunnel.access) as session:
+        await session.list_tools()
 
 
 async def test_what_the_server_refuses_stays_the_sdks_error(tunnel: Tunnel) -> None:

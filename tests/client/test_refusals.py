@@ -6,25 +6,13 @@ from penstock.client.refusals import refusal_of
 from penstock.errors import TunnelErrorCode
 from penstock.net.upgrade import UpgradeResponse
 
-# What an edge, or an agent behind it, answers to an upgrade.
-CALLERS_HEAR = [
-    TunnelErrorCode.TUNNEL_NOT_FOUND,
-    TunnelErrorCode.CALLER_FORBIDDEN,
-    TunnelErrorCode.CERTIFICATE_MISSING,
-    TunnelErrorCode.RATE_LIMITED,
-    TunnelErrorCode.AGENT_UNAVAILABLE,
-    TunnelErrorCode.NO_INGRESS,
-    TunnelErrorCode.PROXY_UNREACHABLE,
-    TunnelErrorCode.UPGRADE_REQUIRED,
-]
-
 
 def answer(status: int, body: bytes = b"", **headers: str) -> UpgradeResponse:
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return UpgradeResponse(status=status, headers=lines, rest=b"", body=body)
 
 
-@pytest.mark.parametrize("code", CALLERS_HEAR)
+@pytest.mark.parametrize("code", TunnelErrorCode)
 def test_a_hops_refusal_keeps_its_code_and_text_and_says_what_to_do(code: TunnelErrorCode) -> None:
     error = refusal_of(answer(code.status, b"In its own words.\n", penstock_error=code.value))
     assert error.code is code

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 
+from penstock.client.answers import SessionClient
 from penstock.client.transport import TunnelTransport
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 
     from mcp.client import Client
 
@@ -37,7 +38,8 @@ async def mcp_session(
 
     headers, auth: sent to the MCP server (the tunnel does not authenticate there). Other arguments go to `mcp.Client`;
     `mode="legacy"` forces the 2025 era. Raises the PenstockError behind a tunnel's refusal, without the SDK's groups
-    around it.
+    around it: TunnelError for what a hop refused, UnavailableError for a call that was cut. Inside the session a hop's
+    refusal is the SDK's MCPError with our text, and the session lives on if you catch it there.
     """
     try:
         from mcp.client import Client  # noqa: PLC0415 - an extra; the transport works without it
@@ -45,24 +47,34 @@ async def mcp_session(
     except ModuleNotFoundError as exc:
         raise ConfigError("mcp_session needs the MCP SDK", hint="pip install 'penstock[mcp]'") from exc
 
-    with _unwrapped():
-        async with (
-            httpx2.AsyncClient(
-                transport=TunnelTransport(access), headers=dict(headers or {}), auth=auth, timeout=_TIMEOUT
-            ) as http,
-            Client(streamable_http_client(url, http_client=http), **client) as session,
-        ):
+    _check(url)
+    http = SessionClient(transport=TunnelTransport(access), headers=dict(headers or {}), auth=auth, timeout=_TIMEOUT)
+    with _unwrapped(http):
+        async with http, Client(streamable_http_client(url, http_client=http), **client) as session:
+            http.is_connected = True
             yield session
 
 
+def _check(url: str) -> None:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
+    if parsed.scheme != "https" or not parsed.host:
+        raise ConfigError(
+            f"{url!r} is not the URL of an MCP server behind a tunnel",
+            hint="one looks like https://echo.ab12cd34.tunnel.example.com/mcp",
+        )
+
+
 @contextlib.contextmanager
-def _unwrapped() -> Generator[None]:
+def _unwrapped(http: SessionClient) -> Generator[None]:
     try:
         yield
     except PenstockError:
         raise
     except Exception as exc:
-        cause = cause_of(exc)
+        cause = cause_of(exc) or next(filter(None, map(http.explain, leaves(exc))), None)
         if cause is None:
             raise
         raise cause from exc
@@ -78,6 +90,15 @@ def cause_of(exc: BaseException, depth: int = 16) -> PenstockError | None:
         if isinstance(other, BaseException) and (found := cause_of(other, depth - 1)) is not None:
             return found
     return None
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group of groups; `exc` itself when it is none."""
+    inner = members(exc)
+    if not inner:
+        yield exc
+    for one in inner:
+        yield from leaves(one)
 
 
 def first_of(exc: BaseException) -> BaseException:

@@ -12,7 +12,7 @@ import httpx2
 from penstock.client.access import Access, find_access
 from penstock.client.backend import TunnelBackend
 from penstock.client.streams import TunnelStreams
-from penstock.errors import PenstockError
+from penstock.errors import ConfigError, PenstockError
 from penstock.net.tasks import Tasks
 from penstock.tls import contexts
 
@@ -100,6 +100,12 @@ class TunnelTransport(httpx2.AsyncBaseTransport):
             raise httpx2.UnsupportedProtocol(
                 f"a tunnel carries https URLs only, not {request.url.scheme}: use https://{request.url.host}", request=request
             )
+        if request.url.port not in {None, 443}:
+            refusal = ConfigError(
+                f"{request.url.host}:{request.url.port}: a tunnel has no ports",
+                hint="leave the port out; the route says which server",
+            )
+            raise TunnelRefusedError(refusal, request)
         assert isinstance(request.stream, httpx2.AsyncByteStream)  # noqa: S101 - an AsyncClient's requests are asynchronous
         inner = httpcore2.Request(
             method=request.method,
