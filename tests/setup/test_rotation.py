@@ -13,6 +13,7 @@ from tests.support.fuse import Fuse, Killed, OneByOne, fused
 from tests.support.provisioned import FAST, Side, side
 
 from penstock.client.control import ControlClient
+from penstock.client.pins import Pins
 from penstock.errors import ConfigError, UnavailableError
 from penstock.secret import Secret
 from penstock.setup import material
@@ -89,7 +90,10 @@ async def test_another_ca_takes_the_place_of_the_old_one_which_signed_it_and_is_
     assert {name for name in after if before.get(name) != after[name]} == {"ca.crt", "ca.key", "tls.crt"}
     assert before.keys() == after.keys()
     new = certs.load_certificate(side.read("ca.crt"))
-    assert certs.is_issued_by(new, [certs.load_certificate(before["ca.crt"])])  # who pinned the old one can tell
+    assert certs.is_issued_by(new, [certs.load_certificate(before["ca.crt"])])
+    pins, now = Pins(), datetime.now(UTC)
+    pins.remember("echo", rules.usable_anchors([before["ca.crt"]], now), now)
+    assert pins.believed("echo", rules.usable_anchors([side.read("ca.crt")], now), now)  # who remembers the old one can tell
     anchors = rules.usable_anchors([side.read("ca.crt"), before["ca.crt"]], datetime.now(UTC))
     leaf = certs.certificate_to_der(certs.load_certificate(side.read("tls.crt")))
     rules.check_server_certificate(leaf, anchors, f"echo.{side.read('tunnel-domain')}", datetime.now(UTC))

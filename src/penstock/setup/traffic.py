@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from penstock.client.streams import TunnelStreams
 from penstock.errors import CertificateError, PenstockError, UnavailableError
+from penstock.tls import certs
 
 if TYPE_CHECKING:
     from penstock.client.access import Access
@@ -34,10 +36,12 @@ async def see_under(access: Access, domain: str, ca_pem: str, *, patience: float
 
 
 async def _handshake(access: Access, domain: str, ca_pem: str) -> None:
-    streams = TunnelStreams(access)  # anew each time: one that is kept stays on one replica
+    this = certs.fingerprint(certs.load_certificate(ca_pem))
+    streams = TunnelStreams(
+        replace(access, pins=None, ca_pins=frozenset({this}))
+    )  # anew each time: kept, it stays on one replica
     try:
         stream = await streams.open(f"{_ANY_ROUTE}.{domain}")
-        stream.resolution = stream.resolution.model_copy(update={"trust_anchors": (ca_pem,)})
         secured = await stream.start_tls()
         secured.transport.abort()
     finally:
