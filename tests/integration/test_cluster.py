@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
+from tests.support.load import CALLERS, answering, calling
 from tests.support.site import until
 from tests.support.store import server
 from tests.support.world import World, world
 
 from penstock.client.control import ControlClient
-from penstock.client.transport import TunnelTransport
 from penstock.edge.config import EdgeLimits
 from penstock.net.transports import cut
 from penstock.secret import Secret
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from penstock.schema.links import Link
 
 pytestmark = pytest.mark.anyio
-
-CALLERS = 8
 
 
 @dataclass
@@ -46,70 +43,20 @@ class Cluster:
         await until(lambda: min(self.holding().values()) >= 1, seconds=20)
 
 
-async def kept_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-        while True:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    upstream = await asyncio.start_server(kept_alive, "127.0.0.1", 0)
-    route = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
     folder = tmp_path_factory.mktemp("cluster")
     limits = EdgeLimits(feed_wait_seconds=5.0, stop_seconds=10.0)  # a busy machine is slow, and nothing here waits in vain
-    async with world(folder, edge_limits=limits, database_url=Secret(server().database())) as running:
+    async with answering() as route, world(folder, edge_limits=limits, database_url=Secret(server().database())) as running:
         edges = {"up": running.edge, **{name: await running.add_edge(name) for name in ("edge-2", "edge-3")}}
         side = await running.add_side({"echo": route}, links=3)
         made = Cluster(running, edges, side)
         await made.spread()
         yield made
-    upstream.close()
-
-
-@dataclass
-class Load:
-    """Callers of one process that call without a pause; what failed, and how long the slowest took."""
-
-    url: str
-    transport: TunnelTransport
-    calls: int = 0
-    slowest: float = 0.0
-    failures: list[BaseException] = field(default_factory=list)
-
-    async def call(self, client: httpx2.AsyncClient) -> None:
-        began = asyncio.get_running_loop().time()
-        try:
-            answer = await client.get(self.url)
-            assert (answer.status_code, answer.text) == (200, "ok")
-        except (httpx2.HTTPError, AssertionError) as exc:
-            self.failures.append(exc)
-        self.calls += 1
-        self.slowest = max(self.slowest, asyncio.get_running_loop().time() - began)
-
-    async def run(self, client: httpx2.AsyncClient) -> None:
-        while True:
-            await self.call(client)
-            await asyncio.sleep(0.005)
-
-
-@contextlib.asynccontextmanager
-async def load(cluster: Cluster) -> AsyncIterator[Load]:
-    transport = TunnelTransport(cluster.world.access)
-    transport._streams.events.settle_seconds = 0.0
-    async with httpx2.AsyncClient(transport=transport, timeout=10.0) as client, asyncio.TaskGroup() as group:
-        running = Load(cluster.side.url(), transport)
-        callers = [group.create_task(running.run(client)) for _ in range(CALLERS)]
-        await until(lambda: running.calls >= 3 * CALLERS and bool(transport._streams.events.standing), seconds=10)
-        yield running
-        for caller in callers:
-            caller.cancel()
 
 
 async def test_the_edge_in_use_drains_under_load_and_no_call_fails(cluster: Cluster) -> None:
-    async with load(cluster) as running:
+    async with calling(cluster.world.access, cluster.side.url()) as running:
         name = next(name for name, edge in cluster.edges.items() if edge.ingress.live)
         leaving = cluster.edges.pop(name)
         await leaving.stop()
@@ -135,10 +82,11 @@ async def test_live_links_are_listed_with_their_edge_and_agent(cluster: Cluster)
 
 
 async def test_an_edge_dies_and_every_next_call_is_served_within_two_seconds(cluster: Cluster) -> None:
-    async with load(cluster) as running:
+    async with calling(cluster.world.access, cluster.side.url()) as running:
         name = next(name for name, edge in cluster.edges.items() if edge.ingress.live)
         await die(cluster.edges.pop(name))
-        failed, running.slowest = len(running.failures), 0.0
+        failed = len(running.failures)
+        running.restart_the_clock()
         calls = running.calls
         await until(lambda: running.calls >= calls + 5 * CALLERS)
         in_flight = [exc for exc in running.failures if not isinstance(exc, httpx2.ConnectError)]

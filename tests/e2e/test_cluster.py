@@ -1,0 +1,94 @@
+"""Three edges as processes: one is killed, another told to stop, and calls go on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from tests.support.chain import Chain
+from tests.support.load import answering, calling
+from tests.support.site import until
+
+from penstock.client.control import ControlClient
+from penstock.up.ports import choose_free
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.chain import Role
+    from tests.support.load import Load
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+CALLERS = 20
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="module")
+async def chain(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chain]:
+    async with answering() as url, Chain(tmp_path_factory.mktemp("chain"), {"echo": url}) as started:
+        await add_edge(started, "edge-2")
+        await add_edge(started, "edge-3")
+        await spread(started, {"edge-1", "edge-2", "edge-3"})
+        yield started
+
+
+async def add_edge(chain: Chain, name: str) -> None:
+    ports = choose_free()
+    settings = {
+        "name": name,
+        "control_url": chain.access.api_url,
+        "enrolment_token_file": str(chain.folder / "enrolment-token"),
+        "state_dir": str(chain.folder / name),
+        "callers_addr": str(ports.callers),
+        "agents_addr": str(ports.agents),
+        "admin_addr": str(ports.edge_admin),
+    }
+    chain.run("edge", ["--config", str(chain.write(name, settings))], name=name)
+    await chain.until_ready(name, f"http://{ports.edge_admin}/readyz")
+
+
+async def spread(chain: Chain, edges: set[str]) -> None:
+    """The agent has a link at each, as control says."""
+    async with ControlClient(chain.manager.api_url, chain.manager.api_key) as control, asyncio.timeout(60):
+        while {link.edge async for link in control.links()} != edges:
+            await asyncio.sleep(0.1)
+
+
+def used(chain: Chain, running: Load) -> Role:
+    """The process of an edge that streams go through."""
+    names = {name for stream in running.transport._streams._open for name in stream.edges}
+    name = min(names).partition(".")[0]
+    return chain.roles["edge" if name == "edge-1" else name]
+
+
+async def test_an_edge_is_killed_and_every_next_call_is_served_within_two_seconds(chain: Chain) -> None:
+    async with calling(chain.access, chain.url("echo", "/"), CALLERS) as running:
+        killed = used(chain, running)
+        before = len(running.failures)
+        killed.process.send_signal(signal.SIGKILL)
+        killed.process.wait()
+        running.restart_the_clock()
+        calls = running.calls
+        await until(lambda: running.calls >= calls + 5 * CALLERS, seconds=30)
+        assert not [exc for exc in running.failures if isinstance(exc, httpx2.ConnectError)]
+        assert len(running.failures) - before <= CALLERS  # what was under way
+        assert running.slowest < 2.0
+
+
+async def test_an_edge_that_is_told_to_stop_costs_no_call(chain: Chain) -> None:
+    async with calling(chain.access, chain.url("echo", "/"), CALLERS) as running:
+        leaving = used(chain, running)
+        leaving.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(leaving.process.wait, 40) == 0
+        calls = running.calls
+        await until(lambda: running.calls >= calls + 5 * CALLERS, seconds=30)
+    assert running.failures == []
+    assert "streams cut" not in leaving.said()
