@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
+from pathlib import Path
+from typing import Self
 
 import pytest
 from tests.conformance.stacks import tls_contexts
@@ -11,7 +14,7 @@ from tests.support.pair import memory_pair
 from tests.support.recording import Recorder, settle
 
 from penstock.errors import UnavailableError
-from penstock.net.dial import dial_tcp, dial_tls, handshake
+from penstock.net.dial import dial_tcp, dial_tls, dial_unix, handshake
 from penstock.net.listen import listen_tcp, listen_tls
 from penstock.net.streams import ByteStream
 from penstock.net.transports import READ_MOST, Parked
@@ -19,6 +22,69 @@ from penstock.net.transports import READ_MOST, Parked
 pytestmark = pytest.mark.anyio
 
 LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+class Speaking:
+    """A server that says something as soon as it is dialled, and ends."""
+
+    def __init__(self, family: socket.AddressFamily, address: object, *, ends: bool) -> None:
+        self._socket = socket.socket(family)
+        self._socket.bind(address)  # pyright: ignore[reportArgumentType]  # the family's own
+        self._socket.listen()
+        self.address = self._socket.getsockname()
+        self._ends = ends
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        taken, _ = self._socket.accept()
+        with taken:
+            taken.sendall(b"said at once")
+            if self._ends:
+                taken.shutdown(socket.SHUT_WR)
+            taken.settimeout(10)
+            self.heard = b"".join(iter(lambda: taken.recv(100), b""))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_a_peer_says_before_anybody_listens_waits_for_the_owner(kind: str, ends: bool, tmp_path: Path) -> None:
+    is_tcp = kind == "tcp"
+    with Speaking(
+        socket.AF_INET if is_tcp else socket.AF_UNIX, (LOOPBACK, 0) if is_tcp else str(tmp_path / "s"), ends=ends
+    ) as peer:
+        transport = await (dial_tcp(*peer.address) if is_tcp else dial_unix(Path(peer.address)))
+        assert not transport.is_reading()
+        await asyncio.sleep(0.1)  # whatever comes, comes now
+        owner = Recorder()
+        owner.transport = transport
+        transport.set_protocol(owner)
+        assert owner.calls == []
+        transport.write(b"answer")
+        transport.resume_reading()
+        if ends:
+            assert await owner.until_lost() is None
+            assert owner.calls == ["data_received", "eof_received", "connection_lost"]
+        else:
+            await owner.until_received(12)
+            transport.close()
+            await owner.until_lost()
+        assert owner.received == b"said at once"
+    assert peer.heard == b"answer"
 
 
 async def test_a_dialled_connection_is_paused_until_its_owner_resumes() -> None:
@@ -37,6 +103,7 @@ async def test_a_dialled_connection_is_paused_until_its_owner_resumes() -> None:
     listener.close()
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop cannot be told
 async def test_a_dialled_connection_delivers_at_most_so_much_at_once() -> None:
     sizes: list[int] = []
     far, near = Recorder(), Recorder(on_data=lambda data: sizes.append(len(data)))

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import UnavailableError
+from penstock.net.early import EarlyBytes, parked
 from penstock.net.tls import TLSTransport, start_tls
 from penstock.net.transports import Parked, bound_reads, cut
 
@@ -30,7 +31,7 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
     place = f"{host}:{port}"
     try:
         async with asyncio.timeout(timeout):
-            transport, _ = await loop.create_connection(Parked, host, port)
+            transport, early = await loop.create_connection(EarlyBytes, host, port)
     except TimeoutError as exc:
         raise UnavailableError("no answer in time", detail=f"connect to {place}: timed out after {timeout:g} s") from exc
     except socket.gaierror as exc:
@@ -44,17 +45,17 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
             hint=f"check that something listens on {place}",
         ) from exc
     bound_reads(transport)
-    return transport
+    return parked(transport, early)
 
 
 async def dial_unix(path: Path, *, timeout: float = TIMEOUT) -> asyncio.Transport:
     """As `dial_tcp`, to a Unix socket. Raises UnavailableError."""
     try:
         async with asyncio.timeout(timeout):
-            transport, _ = await asyncio.get_running_loop().create_unix_connection(Parked, str(path))
+            transport, early = await asyncio.get_running_loop().create_unix_connection(EarlyBytes, str(path))
     except OSError as exc:  # TimeoutError among them
         raise UnavailableError("nothing answers on the socket", detail=f"{path}: {exc.strerror or 'timed out'}") from exc
-    return transport
+    return parked(transport, early)
 
 
 async def dial_tls(
