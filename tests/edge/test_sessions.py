@@ -5,14 +5,14 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.support.rawagent import accept, raw_agent
-from tests.support.site import SECRET, TUNNEL_ID, tunnel, until
+from tests.support.rawagent import CONNECTOR, accept, raw_agent
+from tests.support.site import ACCOUNT, SECRET, TUNNEL_ID, tunnel, until
 
 from penstock.errors import UnavailableError
 from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
-from penstock.protocol.registration import Refused, Registered, Unregistered
+from penstock.protocol.registration import Refused, Registered, Registration, RegistrationClient, Unregistered
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
@@ -131,6 +131,32 @@ async def test_a_peer_that_speaks_no_http2_is_let_go(site: Site) -> None:
         while await pipe.read(65_536):
             pass
         await pipe.aclose()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_link_that_registers_again_is_ended_and_nothing_of_it_is_left(site: Site, at_once: bool) -> None:
+    other = uuid.UUID(int=7)
+    site.tunnels = (tunnel(), tunnel(id="tnl_02", wire_id=str(other), domain="ff00ff00.tunnel.penstock.internal"))
+    async with site.edge(limits=QUICK) as edge, raw_agent(site, edge) as agent:
+        if not at_once:
+            assert isinstance(await agent.register(), Registered)
+        calls = [RegistrationClient() for _ in range(2 if at_once else 1)]
+        for call, tunnel_id in zip(calls, (other, TUNNEL_ID), strict=False):
+            call.start(
+                Registration(
+                    connection_index=0,
+                    account=ACCOUNT,
+                    secret=SECRET,
+                    tunnel_id=tunnel_id.bytes,
+                    client_id=CONNECTOR,
+                    version="2026.8.2",
+                )
+            )
+        pipe = agent.pipe or ByteStream.over(await agent._control)
+        await pipe.write(b"".join(call.data_to_send() for call in calls))
+        await agent.lost
+        await until(lambda: (edge.sessions.open, edge.sessions.registered) == (0, 0))
+        assert list(edge.sessions.reports()) == []
 
 
 async def test_garbage_on_the_control_stream_ends_that_link_alone(site: Site) -> None:

@@ -85,12 +85,13 @@ ServerEvent: TypeAlias = Register | Unregister | UpdateLocalConfiguration | Abor
 class RegistrationServer:
     """The edge's end."""
 
-    __slots__ = ("_open", "_out", "_splitter")
+    __slots__ = ("_has_registered", "_open", "_out", "_splitter")
 
     def __init__(self, *, max_message: int = MAX_MESSAGE) -> None:
         self._splitter = Splitter(max_message)
         self._out: list[bytes] = []
         self._open: set[int] = set()
+        self._has_registered = False
 
     def receive_data(self, data: bytes) -> list[ServerEvent]:
         """What the agent asks. RemoteProtocolError: it does not speak this protocol, close the link."""
@@ -156,7 +157,10 @@ class RegistrationServer:
         parameters = content.struct(1).struct(0)
         event: ServerEvent
         match content.number(4, 2) if content.number(8, 8) == rpc.INTERFACE else None:
+            case rpc.Method.REGISTER_CONNECTION if self._has_registered:
+                raise RemoteProtocolError("a link is registered once")  # for one tunnel, and where it is refused it is closed
             case rpc.Method.REGISTER_CONNECTION:
+                self._has_registered = True
                 event = _read_register(parameters, question)
             case rpc.Method.UNREGISTER_CONNECTION:
                 event = Unregister(question=question)
