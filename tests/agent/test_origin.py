@@ -93,6 +93,25 @@ async def test_anything_but_a_websocket_is_refused_and_dials_nowhere(marks: list
         assert (status, fields[b"Penstock-Error"]) == (501, b"bad_request")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        [(b":authority", b"\xe4.test"), (b":path", b"/")],
+        [(b":authority", b"echo.test"), (b":path", b"/\xe4")],
+        [(b":authority", b"echo.test"), (b":path", b"/a b")],
+    ],
+    ids=["authority", "path", "path with a space"],
+)
+async def test_a_head_that_http_cannot_carry_is_answered_and_no_error_of_ours(head: Headers) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server, edge_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as edge:
+        stream = edge.open_stream([(b":method", b"GET"), (b":scheme", b"https"), *head, WEBSOCKET])
+        answered = dict(await stream.response())
+        packed = dict(metadata.parse_headers(answered[metadata.RESPONSE_HEADERS]))
+        assert (answered[b":status"], packed[b"Penstock-Error"]) == (b"400", b"bad_request")
+        stream.abort()
+
+
 async def test_no_target_is_answered_as_published_and_in_the_targets_name() -> None:
     async with edge_of("") as edge:
         stream = edge.open_stream([*REQUEST, WEBSOCKET])

@@ -12,6 +12,7 @@ from penstock.net.dial import dial_tcp
 from penstock.net.transports import Parked, cut
 from penstock.net.upgrade import UpgradeResponse, request_upgrade
 from penstock.protocol import metadata
+from penstock.protocol.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -90,12 +91,16 @@ class Origin:
                     headers=_replayed(stream.headers),
                     timeout=self._limits.origin_seconds,
                 )
+        except LocalProtocolError as exc:
+            self._log.warning("stream refused", error=exc.public, detail=exc.detail)
+            self._answer(stream, 400, TunnelErrorCode.BAD_REQUEST, "The request's head cannot be passed on.")
         except (PenstockError, OSError, TimeoutError) as exc:
             _let_go(transport)
             self._log.warning("origin unreachable", origin=f"{host}:{port}", error=_reason(exc))
             self._answer(stream, 502, TunnelErrorCode.PROXY_UNREACHABLE, "Nothing answers on the agent's local target.")
-        except asyncio.CancelledError:
+        except BaseException:  # the edge gave the stream up; or it is a mistake of ours, and then the edge shall not wait
             _let_go(transport)
+            stream.abort()
             raise
         else:
             self._answered(stream, transport, response)

@@ -14,7 +14,7 @@ import h11
 from penstock.net.closing import close_gently
 from penstock.net.transports import cut
 from penstock.net.upgrade.head import HEAD_LIMIT, HEAD_TIMEOUT, accept_for, first, only, tokens
-from penstock.protocol.errors import RemoteProtocolError
+from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,14 +56,18 @@ async def request_upgrade(
 
     After 101 the transport is open and paused, and its next protocol may be set; after any other status it is ended. A
     Sec-WebSocket-Key among `headers` is used as it is, for an agent replays its caller's; their other upgrade headers are
-    replaced. Raises TimeoutError, ConnectionError, or RemoteProtocolError for an answer that is none, and the transport is
-    cut then.
+    replaced. Raises TimeoutError, ConnectionError, LocalProtocolError for a host, path or header that HTTP/1.1 cannot carry,
+    or RemoteProtocolError for an answer that is none, and the transport is cut then.
     """
     key = next((value for name, value in headers if name.lower() == b"sec-websocket-key"), None)
     key = key if key is not None else base64.b64encode(entropy(16))
     reader = _ResponseReader(transport, key, head_limit, body_limit)
     try:
-        transport.write(reader.request(host, path, headers))
+        try:
+            head = reader.request(host, path, headers)
+        except (h11.LocalProtocolError, UnicodeEncodeError) as exc:
+            raise LocalProtocolError("the upgrade cannot be asked for in HTTP/1.1", detail=str(exc)) from exc
+        transport.write(head)
         transport.set_protocol(reader)
         if transport.is_closing():
             raise ConnectionResetError("the connection was gone before the upgrade")
@@ -103,7 +107,7 @@ class _ResponseReader(asyncio.Protocol):
             (b"Sec-WebSocket-Key", self._key),
             *((name, value) for name, value in headers if name.lower() not in ours),
         ]
-        return self._parser.send(h11.Request(method="GET", target=path, headers=fields)) + (
+        return self._parser.send(h11.Request(method="GET", target=path.encode("ascii"), headers=fields)) + (
             self._parser.send(h11.EndOfMessage()) or b""
         )
 
