@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
-from tests.docs.pages import page
-from tests.support.command import PENSTOCK, environment
+from tests.docs.pages import page, shell
 from tests.support.site import until
 from tests.support.world import Upstream, world
 
@@ -60,16 +58,10 @@ async def test_the_pages_commands_make_a_private_side_renew_it_and_rotate_its_ca
             "API_TOKEN": platform.manager.api_key.reveal(),
             "TUNNEL_ID": tunnel.id,
             "TUNNEL_DOMAIN": tunnel.domain,
-            "PATH": f"{PENSTOCK.rpartition('/')[0]}:{environment(tmp_path)['PATH']}",
         }
 
         async def run(commands: str) -> str:
-            shell = ["sh", "-eu", "-c", commands]
-            ended = await asyncio.to_thread(
-                subprocess.run, shell, cwd=tmp_path, env=environment(tmp_path, **variables), capture_output=True, text=True
-            )
-            assert ended.returncode == 0, ended.stdout + ended.stderr
-            return str(ended.stdout)
+            return await shell(commands, tmp_path, variables)
 
         made, renewed, registered, swapped, archived = stages()
         said = await run(made)

@@ -1,0 +1,54 @@
+"""docs/guides/workload-identity.md, run as it stands: the three things made with the SDK, and what a job types."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING
+
+import anthropic
+import pytest
+from tests.docs.pages import commands, page, shell
+from tests.support.answering import answering, http
+from tests.support.control import api, database, start_api
+from tests.support.people import admin
+from tests.support.workloads import AUDIENCE, workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    from tests.support.control import Api
+
+__all__ = ["api", "database", "start_api"]
+pytestmark = pytest.mark.anyio
+
+PAGE = "guides/workload-identity.md"
+
+
+async def test_the_three_things_are_made_by_the_pages_program(api: Api) -> None:
+    [program] = re.findall(r"^```python\n(.*?)^```", page(PAGE), re.DOTALL | re.MULTILINE)
+    program = program.replace("https://penstock.example.com", api.control.url).replace("wrkspc_…", api.initial.workspace_id)
+    names: dict[str, Any] = {"anthropic": anthropic, "session_token": (await admin(api)).token}
+    await asyncio.to_thread(exec, program, names)
+    assert names["rule"].target.service_account_id == names["account"].id
+
+
+async def test_what_a_workload_types_provisions(start_api: Callable[..., Any], tmp_path: Path) -> None:
+    started: Api = await start_api(public_url=AUDIENCE)
+    one = await workload(started)
+    (tmp_path / "token").write_text(one.idp.sign())
+    variables = {
+        "API_URL": started.control.url,
+        "ANTHROPIC_FEDERATION_RULE_ID": one.rule["id"],
+        "ANTHROPIC_ORGANIZATION_ID": started.initial.organization_id,
+    }
+    await shell(commands(PAGE, "file"), tmp_path, variables)
+    [tunnel] = (await started.http.get("/v1/tunnels")).json()["data"]
+    assert (tmp_path / "data" / "tunnel-id").read_text().strip() == tunnel["id"]
+    async with answering(http(200, json.dumps({"count": 1, "value": one.idp.sign()}))) as actions:
+        asked = {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{actions}/?v=1", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "job"}
+        said = await shell(commands(PAGE, "actions"), tmp_path, variables | asked)
+    assert "nothing to do" in said
