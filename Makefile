@@ -60,9 +60,10 @@ image:  ## the image of every role, and the list of what is inside in dist/ (nee
 	docker build --file deploy/image/Dockerfile --build-arg VERSION=$(VERSION) --tag $(IMAGE) $(IMAGE_ARGS) .
 	docker build --file deploy/image/Dockerfile --target sbom --output $(DIST) $(IMAGE_ARGS) .
 
-reference: venv-test  ## write docs/configuration.md and the chart's schema anew from the settings' models
+reference: venv-test  ## write docs/configuration.md, docs/cli.md and the chart's schema anew from what they tell of
 	$(TEST_VENV)/bin/python -m tools.configuration_page
 	$(TEST_VENV)/bin/python -m tools.chart_schema
+	$(TEST_VENV)/bin/python -m tools.command_page
 
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml
 

@@ -25,9 +25,10 @@ NOT_COMMANDS = {
     r"/v1/oauth/token": "for workloads: `penstock setup` and SDKs exchange by themselves",
     r"/penstock/v1/login.*|/penstock/v1/logout": "`penstock login` and `logout`",
     r"/penstock/v1/edges/enrol|/penstock/v1/edge/.*": "an edge's own",
-    r"/penstock/v1/tunnels/resolve|/penstock/v1/callers/.*": "a caller's own",
+    r"/penstock/v1/tunnels/resolve|/penstock/v1/callers/ca": "a caller's own",
+    r"/penstock/v1/callers/certificates": "`callers issue`, beside the rows",
     r"/v1/organizations/workspaces/{}/service_accounts": "the mirror of `service-accounts workspaces`",
-    r"/penstock/v1/me.*|/penstock/v1/audit/.*": "commands that are no rows",
+    r"/penstock/v1/me.*|/penstock/v1/audit/export": "`whoami`, and `audit export` beside the rows",
 }
 NOT_FLAGS = {
     "limit", "page", "after_id", "before_id",  # paging is followed

@@ -13,11 +13,14 @@ from tests.support import ca
 from tests.support.idp import ISSUER, Idp
 
 from penstock.cli.resources import request
+from penstock.cli.resources.audit import AUDIT
+from penstock.cli.resources.callers import CALLERS
 from penstock.cli.resources.federation import FEDERATION, SERVICE_ACCOUNTS
 from penstock.cli.resources.organization import API_KEYS, TUNNELS_KEYS, USERS, WORKSPACES
 from penstock.cli.resources.platform import EDGES, ORGANIZATIONS
 from penstock.cli.resources.tunnels import LINKS, TUNNELS
 from penstock.protocol.token import parse_token
+from penstock.secret import Secret
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -252,6 +255,43 @@ def test_organizations_and_edges_are_an_operators(sign_in: Callable[[str], Signe
     operator.used.add(("edges", "revoke"))
     operator.ran_all_of(ORGANIZATIONS)
     operator.ran_all_of(EDGES)
+
+
+def test_callers_certificates_are_issued_listed_and_revoked(sign_in: Callable[[str], Signed], tmp_path: Path) -> None:
+    admin = sign_in("admin")
+    admin.ok("callers", "issue", "--out", str(tmp_path / "caller"))
+    assert (tmp_path / "caller" / "caller.key").stat().st_mode & 0o777 == 0o600
+    certificate = certs.load_certificate((tmp_path / "caller" / "caller.crt").read_text())
+    certificate.verify_directly_issued_by(certs.load_certificate((tmp_path / "caller" / "callers-ca.crt").read_text()))
+    assert certs.load_key(Secret((tmp_path / "caller" / "caller.key").read_text())).public_key() == certificate.public_key()
+    [listed] = admin.json("callers", "list")["data"]
+    assert listed["id"] == certs.serial_hex(certificate)
+    assert admin.json("callers", "revoke", listed["id"], "--yes")["type"] == "caller_certificate_revoked"
+    assert admin.json("callers", "list") == {"data": []}
+    admin.ran_all_of(CALLERS)
+
+
+def test_the_audit_log_is_listed_and_exported_from_the_platform(
+    sign_in: Callable[[str], Signed], command: Callable[..., Ended]
+) -> None:
+    admin = sign_in("admin")
+    workspace = admin.json("workspaces", "create", "--name", "audited")["id"]
+    [made] = admin.json("audit", "list", "--type", "workspace_created", "--subject-id", workspace)["data"]
+    assert made["name"] == "audited"
+    assert "user_signed_in" in admin.ok("audit", "list").out
+    lines = admin.ok("audit", "export", "--type", "workspace_created", "--subject-id", workspace).out.splitlines()
+    assert [json.loads(line) for line in lines] == [made]
+    refused = command("audit", "export", "--type", "nonsense")
+    assert (refused.code, refused.out) == (1, "")
+    assert "there is no activity nonsense" in refused.err
+    admin.ran_all_of(AUDIT)
+
+
+def test_who_one_is_is_shown(sign_in: Callable[[str], Signed], platform: tuple[str, Initial]) -> None:
+    me = sign_in("admin").json("whoami")
+    assert (me["type"], me["workspace_id"]) == ("user", platform[1].workspace_id)
+    assert "org:admin" in sign_in("admin").ok("whoami").out
+    assert sign_in("operator").json("whoami")["type"] == "operator"
 
 
 def test_lists_are_followed_over_all_their_pages_and_cut_where_asked(

@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from tests.support.people import Person, admin, ok, operator, refused, sign_in
 
 from penstock.control.service.bootstrap import create_api_key, revoke_api_key
 from penstock.tls import certs, rules
@@ -125,3 +126,35 @@ async def test_expired_certificates_leave_the_snapshot_and_make_room(start_api: 
     csr = certs.make_csr(certs.make_ec_key(), "x")
     assert [(await _certificate(api, csr)).status_code for _ in range(3)] == [200, 200, 200]
     assert (await api.snapshot(credential)).json()["callers"] == []
+
+
+async def test_admins_see_live_certificates_and_revoke_one_for_good(api: Api) -> None:
+    boss = await admin(api)
+    serials: list[str] = []
+    for _ in range(3):
+        answer = (await _certificate(api, certs.make_csr(certs.make_ec_key(), "x"))).json()
+        serials.append(certs.serial_hex(certs.load_certificate(answer["certificate_pem"])))
+    edge = (await api.enrol()).json()["credential"]
+    first = await boss.get("/penstock/v1/callers/certificates", params={"limit": 2})
+    rest = await boss.get("/penstock/v1/callers/certificates", params={"limit": 2, "page": first["next_page"]})
+    assert {one["id"] for one in first["data"] + rest["data"]} == set(serials)
+    assert rest["next_page"] is None
+    assert first["data"][0]["holder_id"].startswith("apikey_")
+
+    path = f"/penstock/v1/callers/certificates/{serials[0]}"
+    refused(await api.http.delete(path), 403, "org:admin")
+    revoked = await boss.send("DELETE", path)
+    assert revoked.json() == {"id": serials[0], "type": "caller_certificate_revoked"}
+    refused(await boss.send("DELETE", path), 404)
+    known = {caller["serial"] for caller in (await api.snapshot(edge)).json()["callers"]}
+    assert known == set(serials[1:]), "edges refuse it as soon as they hear"
+    assert (await api.audit_records())[-1]["type"] == "caller_certificate_revoked"
+
+
+async def test_a_certificate_of_another_organization_is_neither_seen_nor_revoked(api: Api) -> None:
+    answer = (await _certificate(api, certs.make_csr(certs.make_ec_key(), "x"))).json()
+    serial = certs.serial_hex(certs.load_certificate(answer["certificate_pem"]))
+    made = await (await operator(api)).post("/penstock/v1/organizations", {"name": "b", "admin_email": "b@example.com"})
+    other = Person(api, ok(await sign_in(api, "b@example.com", made["admin_password"])))
+    assert (await other.get("/penstock/v1/callers/certificates"))["data"] == []
+    refused(await other.send("DELETE", f"/penstock/v1/callers/certificates/{serial}"), 404)

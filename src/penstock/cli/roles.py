@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
     control.command("create-operator", help="Make one more platform operator; the password is printed once.")(_create_operator)
     control.command("reset-password", help="A new password for a user who is locked out; printed once.")(_reset_password)
     control.command("create-api-key", help="Make an API key for a workspace; printed once.")(_create_api_key)
-    store.add_to(control, app)
+    store.add_to(control)
     app.add_typer(control, name="control")
     app.command("edge", help="The relay that agents and callers dial.")(_edge)
     app.command("proxy", help="Ends inner TLS, checks addresses, routes by host name.")(_proxy)

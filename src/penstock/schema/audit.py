@@ -57,6 +57,7 @@ ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
     "federation_rule_workspace_removed": ("federation_rule_id", "workspace_id"),
     "token_exchanged": ("token_id", "federation_rule_id", "service_account_id", "workspace_id", "subject", "expires_at"),
     "caller_certificate_issued": ("caller_id", "workspace_id", "serial", "expires_at"),
+    "caller_certificate_revoked": ("caller_id", "workspace_id", "serial"),
     # The platform's own.
     "enrolment_token_created": ("enrolment_token_id",),
     "enrolment_token_revoked": ("enrolment_token_id",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,6 +26,33 @@ class CallerCertificate(_Wire):
     workspace_id: str
     certificate_pem: str
     expires_at: datetime
+
+
+class CallerCertificateInfo(_Wire):
+    """One live caller certificate, as an organization's admins see it. `id` is its serial, lowercase hex."""
+
+    id: str
+    caller_id: str
+    holder_id: str
+    """Who got it: an API key, a service account or a user."""
+    workspace_id: str
+    created_at: datetime
+    expires_at: datetime
+    type: Literal["caller_certificate"] = "caller_certificate"
+
+
+class CallerCertificatePage(_Wire):
+    """`GET /penstock/v1/callers/certificates`: one page, newest first."""
+
+    data: tuple[CallerCertificateInfo, ...]
+    next_page: str | None = None
+
+
+class CallerCertificateRevoked(_Wire):
+    """What is left of one."""
+
+    id: str
+    type: Literal["caller_certificate_revoked"] = "caller_certificate_revoked"
 
 
 class CallerCa(_Wire):

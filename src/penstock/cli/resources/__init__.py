@@ -1,7 +1,8 @@
 """The platform's API as commands: one table, from which every `penstock RESOURCE VERB` is made.
 
-`table` says what a row is; `tunnels`, `organization`, `federation` and `platform` are the rows; `build` makes commands of them,
-`request` and `output` carry one out. A new endpoint is a new row: `tests/cli/test_resources.py` holds the table to the API.
+`table` says what a row is; `tunnels`, `organization`, `federation`, `callers`, `audit` and `platform` are the rows; `build`
+makes commands of them, `request` and `output` carry one out. A new endpoint is a new row:
+`tests/cli/test_resource_table.py` holds the table to the API.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.cli.resources import build
+from penstock.cli.resources.audit import AUDIT
+from penstock.cli.resources.callers import CALLERS
 from penstock.cli.resources.federation import FEDERATION, SERVICE_ACCOUNTS
 from penstock.cli.resources.organization import API_KEYS, TUNNELS_KEYS, USERS, WORKSPACES
 from penstock.cli.resources.platform import EDGES, ORGANIZATIONS
+from penstock.cli.resources.table import Command
 from penstock.cli.resources.tunnels import LINKS, TUNNELS
 
 if TYPE_CHECKING:
@@ -28,11 +32,17 @@ RESOURCES: Final[tuple[Resource, ...]] = (
     TUNNELS_KEYS,
     SERVICE_ACCOUNTS,
     FEDERATION,
+    CALLERS,
+    AUDIT,
     ORGANIZATIONS,
     EDGES,
 )
 
 
+WHO_AM_I: Final = Command("whoami", "GET", "/penstock/v1/me", "Show whose credential is used, where it acts and what it opens.")
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
+    build.add_commands(app, (WHO_AM_I,))
     build.add_to(app, RESOURCES)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from penstock.cli.output import EXIT_FAILED, one_line, talk
+from penstock.cli.resources import options
 from penstock.cli.resources.table import Kind, ids_of
 from penstock.errors import ConfigError
 
@@ -33,30 +34,7 @@ _TYPES: Final[dict[Kind, Any]] = {
     Kind.LIST: list[str] | None,
 }
 _METAVARS: Final = {Kind.FILE: "FILE", Kind.JSON_FILE: "FILE", Kind.PAIRS: "NAME=VALUE"}
-_COMMON: Final[dict[str, Any]] = {
-    "api_url": Annotated[
-        str | None,
-        typer.Option("--api-url", envvar="PENSTOCK_API_URL", help="The platform; else the one signed in to."),
-    ],
-    "api_key_file": Annotated[
-        str | None, typer.Option("--api-key-file", metavar="FILE", help="A key instead of the session; - is stdin.")
-    ],
-    "ca_file": Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file", envvar="PENSTOCK_CA_FILE", metavar="FILE", help="CA of the platform instead of the system's."
-        ),
-    ],
-}
-_WORKSPACE: Final = Annotated[
-    str | None,
-    typer.Option(
-        "--workspace",
-        envvar="ANTHROPIC_WORKSPACE_ID",
-        metavar="ID",
-        help="Where to act, signed in as a person; the default workspace if not given. A key has its own.",
-    ),
-]
+_COMMON: Final[dict[str, Any]] = {"api_url": options.ApiUrl, "api_key_file": options.ApiKeyFile, "ca_file": options.CaFile}
 _JSON: Final = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 _YES: Final = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _LIMIT: Final = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")]
@@ -90,6 +68,8 @@ def _unfilled(resource: Resource) -> type[TyperGroup]:
             filled = typer.Typer()
             add_commands(filled, resource.commands)
             add_to(filled, resource.below)
+            if resource.more is not None:
+                resource.more(filled)
             self.commands.update(get_group(filled).commands)
 
     return Unfilled
@@ -123,7 +103,7 @@ def _parameters(command: Command) -> Iterator[inspect.Parameter]:
     if command.asks is not None:
         yield parameter("yes", annotation=_YES, default=False)
     if command.in_workspace:
-        yield parameter("workspace", annotation=_WORKSPACE, default=None)
+        yield parameter("workspace", annotation=options.Workspace, default=None)
     for name, annotation in _COMMON.items():
         yield parameter(name, annotation=annotation, default=None)
     yield parameter("as_json", annotation=_JSON, default=False)
@@ -148,8 +128,8 @@ def _run(command: Command, values: dict[str, Any]) -> None:
     secret_file: Path | None = values.get("secret_file")
     if secret_file is not None:
         output.check_secret_file(secret_file)
-    options = Options(values["api_url"], values["api_key_file"], values["ca_file"], values.get("workspace"))
-    client = open_client(options, os.environ)
+    chosen = Options(values["api_url"], values["api_key_file"], values["ca_file"], values.get("workspace"))
+    client = open_client(chosen, os.environ)
     if command.asks is not None and not values["yes"]:
         _ask(command.asks.format(**values))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from penstock.config.files import read_file
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Generator, Mapping
 
     from penstock.cli.resources.table import Command, Flag
 
@@ -44,14 +45,28 @@ def body_of(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
 
 async def perform(client: ControlClient, command: Command, path: str, body: Mapping[str, Any], most: int | None) -> Any:
     """The answer: an object, or the items of a list, `most` of them at most. Raises PenstockError, never ConfigError."""
-    try:
+    with refused_as_failures():
         if command.is_list:
             return await _items(client, command, path, body, most)
         if command.method == "GET":
             return await client.ask("GET", path, params=body)
         return await client.ask(command.method, path, json=body if body or command.flags else None)
+
+
+async def lines_of(client: ControlClient, path: str, query: Mapping[str, Any]) -> AsyncIterator[str]:
+    """The lines of an answer that may be longer than memory. Raises as `perform`."""
+    async with client:
+        with refused_as_failures():
+            async for line in client.lines(path, query):
+                yield line
+
+
+@contextlib.contextmanager
+def refused_as_failures() -> Generator[None]:
+    """What the platform refuses is no wrong command: that was well formed, and the exit code is 1."""
+    try:
+        yield
     except ConfigError as exc:
-        # Here it is the platform that refuses: the command was well formed.
         raise PenstockError(exc.public, detail=exc.detail, hint=exc.hint or "--help says what the command takes") from exc
 
 

@@ -8,7 +8,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import typer
 
 
 class Kind(Enum):
@@ -93,6 +95,8 @@ class Resource:
     help: str
     commands: tuple[Command, ...] = ()
     below: tuple[Resource, ...] = ()
+    more: Callable[[typer.Typer], None] | None = None
+    """Adds commands that are more than one call."""
 
 
 ARCHIVED = Flag("include_archived", "Archived ones too.", Kind.SWITCH)

@@ -8,11 +8,18 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 
-from penstock.control.api.conditions import Bearer, ByCaller, ByEdge, ByPrincipal, ByTunnelsReader, CoreOf, FeedOf
+from penstock.control.api.conditions import Bearer, ByAdmin, ByCaller, ByEdge, ByPrincipal, ByTunnelsReader, CoreOf, FeedOf
 from penstock.control.errors import ApiError
 from penstock.control.service import callers, edge_certificates, edges, links, presence, tunnels
 from penstock.protocol.hosts import normalize_host
-from penstock.schema.callers import CallerCa, CallerCertificate, CallerCertificateRequest, Resolution
+from penstock.schema.callers import (
+    CallerCa,
+    CallerCertificate,
+    CallerCertificatePage,
+    CallerCertificateRequest,
+    CallerCertificateRevoked,
+    Resolution,
+)
 from penstock.schema.edges import (
     EdgeCertificate,
     EdgeCertificateRequest,
@@ -33,6 +40,20 @@ FRESH: Final = "Penstock-Fresh"
 async def caller_certificate(core: CoreOf, key: ByCaller, body: CallerCertificateRequest) -> CallerCertificate:
     """A short-lived client certificate for the API key's caller."""
     return await callers.issue(core, key, body.csr_pem)
+
+
+@router.get("/callers/certificates")
+async def list_caller_certificates(
+    core: CoreOf, by: ByAdmin, limit: Annotated[int, Query(ge=1, le=1000)] = 20, page: str | None = None
+) -> CallerCertificatePage:
+    """The organization's live caller certificates, newest first."""
+    return await callers.list_page(core, by, limit=limit, cursor=page)
+
+
+@router.delete("/callers/certificates/{serial}")
+async def revoke_caller_certificate(core: CoreOf, by: ByAdmin, serial: str) -> CallerCertificateRevoked:
+    """End one caller certificate."""
+    return await callers.revoke(core, by, serial)
 
 
 @router.get("/callers/ca")

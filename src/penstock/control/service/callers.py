@@ -5,14 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import and_, delete, func, insert, or_, select
 
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, roots
+from penstock.control.service import audit, pages, roots
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed, lock_organization
 from penstock.errors import IdentityError
-from penstock.schema.callers import CallerCertificate
+from penstock.schema.callers import (
+    CallerCertificate,
+    CallerCertificateInfo,
+    CallerCertificatePage,
+    CallerCertificateRevoked,
+)
 from penstock.tls import certs
 from penstock.tls.names import caller_uri
 
@@ -74,6 +79,32 @@ async def issue(core: Core, key: Principal, csr_pem: str) -> CallerCertificate:
         certificate_pem=certs.certificate_to_pem(certificate),
         expires_at=expires_at,
     )
+
+
+async def list_page(core: Core, by: Principal, *, limit: int, cursor: str | None) -> CallerCertificatePage:
+    """The organization's live certificates, newest first."""
+    query = select(_c).where(_c.c.organization_id == by.organization_id, _c.c.expires_at > core.now())
+    if cursor is not None:
+        when, serial = pages.position(cursor)
+        query = query.where(or_(_c.c.created_at < when, and_(_c.c.created_at == when, _c.c.serial < serial)))
+    newest = query.order_by(_c.c.created_at.desc(), _c.c.serial.desc()).limit(limit + 1)
+    async with core.database.read() as connection:
+        rows = (await connection.execute(newest)).mappings().all()
+    page = pages.cut([CallerCertificateInfo.model_validate({**row, "id": row["serial"]}) for row in rows], limit)
+    return CallerCertificatePage(data=page.data, next_page=page.next_page)
+
+
+async def revoke(core: Core, by: Principal, serial: str) -> CallerCertificateRevoked:
+    """End one certificate: edges refuse it as soon as they hear. Whoever holds the credential behind it may get another."""
+    found = delete(_c).where(_c.c.serial == serial, _c.c.organization_id == by.organization_id, _c.c.expires_at > core.now())
+    async with core.database.write() as connection:
+        row = (await connection.execute(found.returning(_c.c.caller_id, _c.c.workspace_id))).one_or_none()
+        if row is None:
+            raise ApiError("not_found_error", "caller certificate not found")
+        await advance_feed(connection)
+        revoked = {"caller_id": row.caller_id, "workspace_id": row.workspace_id, "serial": serial}
+        await audit.record(core, connection, by, "caller_certificate_revoked", revoked)
+    return CallerCertificateRevoked(id=serial)
 
 
 async def authority_pem(core: Core, key: Principal) -> str:
