@@ -78,6 +78,24 @@ def test_what_cannot_be_done_is_refused_with_exit_code_2(
     assert "eyJ" not in ended.err
 
 
+@pytest.mark.parametrize("name", ["agent", "token"])
+def test_without_a_token_it_is_said_where_one_may_come_from(command: Callable[..., Ended], name: str) -> None:
+    ended = command(name)
+    assert ended.code == 2
+    assert "TUNNEL_TOKEN, TUNNEL_TOKEN_FILE or --token-file" in ended.err
+    assert "settings: settings" not in ended.err
+
+
+@pytest.mark.parametrize("name", ["agent", "token"])
+def test_what_is_no_token_is_a_usage_error_as_none_is(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TUNNEL_TOKEN", "garbage!")
+    ended = command(name)
+    assert ended.code == 2
+    assert "garbage" not in ended.err
+
+
 def test_a_token_is_shown_without_its_secret(
     command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,3 +112,12 @@ def test_a_role_whose_libraries_are_missing_says_what_to_install(
     ended = command(role, *needed)
     assert ended.code == 2
     assert ended.err.endswith(f"hint: pip install 'penstock[{role}]'\n")
+
+
+@pytest.mark.parametrize("arguments", [["edge"], ["control"], ["control", "backup", "copy"], ["audit", "verify"], ["proxy"]])
+def test_a_role_without_settings_says_how_they_are_given(command: Callable[..., Ended], arguments: list[str]) -> None:
+    ended = command(*arguments)
+    assert ended.code == 2
+    assert "hint: " in ended.err
+    assert "--config FILE" in ended.err
+    assert "check the path given" not in ended.err

@@ -35,7 +35,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_a_session_is_the_access_where_there_is_no_profile(home: dict[str, str], tmp_path: Path) -> None:
     sessions.keep("https://a.example/", session(), home)
-    assert find_access(environment=home) == Access("https://a.example", Secret("pst-session-x"))
+    found = find_access(environment=home)
+    assert (found.api_url, found.api_key) == ("https://a.example", Secret("pst-session-x"))
     with pytest.raises(ConfigError, match=r"other\.example"):
         find_access("https://other.example", environment=home)
     write_profile(tmp_path / ".config" / "penstock" / "profile.json", Access("https://p.example", Secret("pst-key-p")))

@@ -92,7 +92,8 @@ class Control:
 
     async def _answer(self, target: str, body: bytes) -> tuple[int, bytes, str]:
         if self.status is not None:
-            return self.status, b"{}", ""
+            error = {"type": "authentication_error", "message": "the enrolment token is spent"}
+            return self.status, json.dumps({"type": "error", "error": error, "request_id": "req_1"}).encode(), ""
         if target == "/penstock/v1/edges/enrol":
             request = EdgeEnrolmentRequest.model_validate_json(body)
             self.enrolments.append(request)
@@ -282,12 +283,28 @@ async def test_an_edge_that_starts_before_control_waits_for_it(control: Control,
             await edge.stop()
 
 
+async def test_waiting_for_control_is_said_once_with_where_and_what_to_do(
+    control: Control, folder: Path, token_file: Path
+) -> None:
+    async with control.running():
+        port = control.port
+    with structlog.testing.capture_logs() as logs, pytest.raises(UnavailableError, match="does not enrol"):
+        await fresh(control, folder, enrolment_token_file=token_file, start_timeout=1.0).start()
+    said = [log for log in logs if log["event"] == "not enrolled yet"]
+    assert [(log["log_level"], log["reason"]) for log in said] == [
+        ("warning", f"the control plane at http://127.0.0.1:{port} does not answer")
+    ]
+    assert "control_url" in said[0]["hint"]
+
+
 async def test_a_refused_enrolment_ends_the_start_with_what_to_do(control: Control, folder: Path, token_file: Path) -> None:
     control.status = 401
     async with control.running(), asyncio.timeout(10):
         with pytest.raises(IdentityError) as raised:
             await fresh(control, folder, enrolment_token_file=token_file).start()
     assert "make a new one" in (raised.value.hint or "")
+    assert raised.value.public == "the control plane refused to enrol this edge: the enrolment token is spent"
+    assert raised.value.detail == "status 401"
 
 
 async def test_a_control_plane_that_never_answers_ends_the_start(control: Control, folder: Path, token_file: Path) -> None:
@@ -304,11 +321,16 @@ async def test_a_first_start_without_a_token_says_so(control: Control, folder: P
     assert "enrolment_token_file" in (raised.value.hint or "")
 
 
-async def test_a_busy_port_ends_the_start_and_leaves_nothing_running(control: Control, folder: Path, token_file: Path) -> None:
+@pytest.mark.parametrize("listener", ["callers_addr", "agents_addr", "admin_addr"])
+async def test_a_busy_port_ends_the_start_before_a_token_is_spent(
+    control: Control, folder: Path, token_file: Path, listener: str
+) -> None:
     async with control.running(), asyncio.timeout(10):
         busy = f"127.0.0.1:{control.port}"
-        with pytest.raises(ConfigError):
-            await fresh(control, folder, enrolment_token_file=token_file, callers_addr=busy).start()
+        with pytest.raises(ConfigError, match=r"the port is busy|already in use"):
+            await fresh(control, folder, enrolment_token_file=token_file, **{listener: busy}).start()
+        assert control.enrolments == []
+        assert not (folder / "enrolment.json").exists()
 
 
 async def test_an_answer_of_another_time_is_not_believed(control: Control, folder: Path, token_file: Path) -> None:

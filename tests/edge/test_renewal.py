@@ -100,7 +100,7 @@ async def test_a_renewal_that_fails_is_said_with_the_time_that_is_left_and_tried
         await api.control.stop()
         await until(lambda: sum(line["event"] == "edge certificate not renewed" for line in lines) >= 2, seconds=15)
     said = next(line for line in lines if line["event"] == "edge certificate not renewed")
-    assert said["reason"] == "the control plane does not answer"
+    assert said["reason"] == f"the control plane at {config.control_url} does not answer"
     assert "refuse this edge once its certificate has expired" in said["hint"]
     assert said["expires"]
     await edge.stop()

@@ -119,8 +119,11 @@ class AgentConfig(RoleConfig):
 
     @model_validator(mode="after")
     def _has_token(self) -> AgentConfig:
-        if (self.token is None) == (self.token_file is None):
-            msg = "exactly one of token and token_file is required"
+        if self.token is None and self.token_file is None:
+            msg = "there is no tunnel token: set TUNNEL_TOKEN, TUNNEL_TOKEN_FILE or --token-file, or token_file in the settings"
+            raise ValueError(msg)
+        if self.token is not None and self.token_file is not None:
+            msg = "token and token_file are both set; one is to be"
             raise ValueError(msg)
         if self.grace_period > 180:
             msg = "grace_period is at most 3m"

@@ -22,12 +22,17 @@ _MOST: Final = 8
 
 
 def read_token(config: AgentConfig) -> TunnelToken:
-    """The token as it is now; blocks on its file. ConfigError or IdentityError when there is none."""
+    """The token as it is now; blocks on its file. ConfigError when there is none, or what is there is none."""
     if config.token is not None:
-        return parse_token(config.token.reveal())
-    if config.token_file is None:
+        text = config.token.reveal()
+    elif config.token_file is not None:
+        text = contexts.read_pem(config.token_file)
+    else:
         raise ConfigError("there is no tunnel token", hint="set TUNNEL_TOKEN, or token_file to a file that holds it")
-    return parse_token(contexts.read_pem(config.token_file))
+    try:
+        return parse_token(text)
+    except IdentityError as exc:
+        raise ConfigError(exc.public, detail=exc.detail, hint=exc.hint) from exc
 
 
 class EdgeTrust:

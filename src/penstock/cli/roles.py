@@ -14,6 +14,7 @@ import typer
 from penstock.cli import initial, store
 from penstock.cli.output import missing_extra
 from penstock.cli.run import run_role
+from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +115,10 @@ def _proxy(
     from penstock.telemetry.log import configure  # noqa: PLC0415
 
     file = config or PROXY_CONFIG
+    if config is None and not file.exists():
+        raise ConfigError(
+            f"open {file}: no such file or directory", hint="that is where settings are without --config; give --config FILE"
+        )
 
     def read() -> ProxyConfig:
         flags = {"tunnel_domain": tunnel_domain, "log_level": log_level}

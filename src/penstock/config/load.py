@@ -51,7 +51,9 @@ def load(
     for name, value in (flags or {}).items():
         if value is not None:
             _put(values, tuple(name.split(".")), value)
-    return validate(model, values, source=str(file) if file else f"{role} settings")
+    if file is not None:
+        return validate(model, values, source=str(file))
+    return validate(model, values, source=f"{role} settings", missing=f"give --config FILE, or set PENSTOCK_{role.upper()}_…")
 
 
 def read_file(file: Path) -> dict[str, Any]:
@@ -72,13 +74,16 @@ def read_file(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded)
 
 
-def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
-    """`values` as `model`, or a ConfigError with one line a wrong field, paths dotted, values never shown."""
+def validate(model: type[C], values: Mapping[str, Any], *, source: str, missing: str | None = None) -> C:
+    """`values` as `model`, or a ConfigError with one line a wrong field, paths dotted, values never shown.
+
+    missing: the hint where a required setting was not given.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as exc:
-        lines = [f"{_path(error['loc'])}: {_sentence(error['type'], error['msg'])}" for error in exc.errors(include_url=False)]
-        raise ConfigError(f"{source}: " + "; ".join(lines), hint=_hint(exc)) from None
+        lines = [f"{_path(error['loc'])}{_sentence(error['type'], error['msg'])}" for error in exc.errors(include_url=False)]
+        raise ConfigError(f"{source}: " + "; ".join(lines), hint=_hint(exc, missing)) from None
 
 
 def as_yaml(settings: RoleConfig) -> str:
@@ -117,8 +122,9 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object) -> None:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    names = (str(step) for step in location)
-    return ".".join(name if name.isprintable() else ascii(name) for name in names) or "settings"
+    """With what stands behind it; nothing for what is wrong with the whole."""
+    names = [str(step) for step in location]
+    return ".".join(name if name.isprintable() else ascii(name) for name in names) + ": " if names else ""
 
 
 def _sentence(kind: str, message: str) -> str:
@@ -129,10 +135,11 @@ def _sentence(kind: str, message: str) -> str:
     return " ".join(message.removeprefix("Value error, ").split())
 
 
-def _hint(exc: ValidationError) -> str | None:
-    if any(error["type"] == "extra_forbidden" for error in exc.errors(include_url=False)):
+def _hint(exc: ValidationError, missing: str | None) -> str | None:
+    kinds = {error["type"] for error in exc.errors(include_url=False)}
+    if "extra_forbidden" in kinds:
         return "remove the setting or correct its name; unknown names are never ignored"
-    return None
+    return missing if "missing" in kinds else None
 
 
 def _first_line(exc: Exception) -> str:

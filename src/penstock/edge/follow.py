@@ -20,6 +20,7 @@ from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identit
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
 from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest, PresenceAnswer, PresenceReport
+from penstock.schema.errors import ErrorEnvelope
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
 from penstock.tls.names import edge_server_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _WAIT: Final = 25  # seconds a long poll stays: below the 30 s at which common proxies cut
 _ANSWER: Final = 10.0  # seconds for anything but the wait
+_SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane that is not there yet
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
 _SIGNATURE: Final = "penstock-signature"
@@ -139,13 +141,17 @@ class Follower:
     async def _post_until_answered(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
         """Control may start after the edge does; a refusal is final, silence is not, for `start_timeout`."""
         waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=5.0)
+        loop = asyncio.get_running_loop()
+        said = -_SAID_AGAIN
         try:
             async with asyncio.timeout(self._config.start_timeout):
                 while True:
                     try:
                         return await self._post(request, token)
                     except UnavailableError as exc:
-                        self._log.info("control plane does not answer", reason=exc.public, detail=exc.detail)
+                        if loop.time() - said >= _SAID_AGAIN:
+                            said = loop.time()
+                            self._log.warning("not enrolled yet", reason=exc.public, detail=exc.detail, hint=exc.hint)
                         await asyncio.sleep(waits.next())
         except TimeoutError:
             raise UnavailableError(
@@ -159,13 +165,13 @@ class Follower:
                 "/penstock/v1/edges/enrol", json=request.model_dump(mode="json"), headers=_bearer(token)
             )
         except httpx2.HTTPError as exc:
-            raise UnavailableError("the control plane does not answer", detail=str(exc)) from exc
+            raise self._no_answer(exc) from exc
         if response.status_code >= 500 or response.status_code == 429:
             raise UnavailableError("the control plane is busy", detail=f"status {response.status_code}")
         if response.status_code not in {200, 201}:
             raise IdentityError(
-                "the control plane refused to enrol this edge",
-                detail=f"status {response.status_code}: {response.text[:300]}",
+                f"the control plane refused to enrol this edge: {_sentence(response)}",
+                detail=f"status {response.status_code}",
                 hint="the enrolment token may be spent, revoked or of another control plane; make a new one there",
             )
         try:
@@ -182,7 +188,7 @@ class Follower:
                 "/penstock/v1/edge/certificate", json={"csr_pem": csr_pem}, headers=_bearer(identity.credential)
             )
         except httpx2.HTTPError as exc:
-            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
+            raise self._no_answer(exc) from exc
         if response.status_code in {401, 403}:
             raise self._unknown()
         if response.status_code != 200:
@@ -191,6 +197,13 @@ class Follower:
             return EdgeCertificate.model_validate_json(response.content)
         except ValidationError as exc:
             raise UnavailableError("the control plane's answer to the renewal cannot be read") from exc
+
+    def _no_answer(self, exc: httpx2.HTTPError) -> UnavailableError:
+        return UnavailableError(
+            f"the control plane at {self._config.control_url} does not answer",
+            detail=str(exc) or type(exc).__name__,
+            hint="is it running, is control_url right, and does a firewall let this machine reach it?",
+        )
 
     def _unknown(self) -> IdentityError:
         return IdentityError(
@@ -225,7 +238,7 @@ class Follower:
             ) as response:
                 body = await _read_body(response)
         except httpx2.HTTPError as exc:
-            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
+            raise self._no_answer(exc) from exc
         now = self._clock()
         fresh = _signature(response.headers.get(_FRESH, ""))
 
@@ -277,6 +290,14 @@ class ControlReporter:
         if response.status_code not in {200, 204}:
             raise UnavailableError("the control plane took no report", detail=f"status {response.status_code}")
         return response
+
+
+def _sentence(response: httpx2.Response) -> str:
+    """What control says is wrong, or the beginning of what something else says."""
+    try:
+        return ErrorEnvelope.model_validate_json(response.content).error.message
+    except ValidationError:
+        return response.text[:200]
 
 
 async def _read_body(response: httpx2.Response) -> bytes:

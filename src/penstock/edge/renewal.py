@@ -104,7 +104,8 @@ class Renewal:
                     "edge certificate not renewed",
                     reason=exc.public,
                     detail=exc.detail,
-                    hint=exc.hint or "agents and callers refuse this edge once its certificate has expired",
+                    hint="agents and callers refuse this edge once its certificate has expired"
+                    + (f"; {exc.hint}" if exc.hint else ""),
                     expires=self._expires().isoformat(),
                     retry_in=round(wait, 1),
                 )

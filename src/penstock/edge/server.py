@@ -18,7 +18,7 @@ from penstock.edge.renewal import Presented, Renewal
 from penstock.edge.sessions import Sessions
 from penstock.edge.state import EdgeIdentity, EdgeState
 from penstock.errors import PenstockError
-from penstock.net.listen import Listener, listen_tls, listen_unix
+from penstock.net.listen import Listener, check_bindable, listen_tls, listen_unix
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
@@ -118,6 +118,10 @@ class Edge:
 
     async def _start(self) -> None:
         config = self._config
+        if self._admin is not None:
+            await self._admin.start()
+        for address in (config.callers_addr, config.agents_addr):  # before a token is spent on an edge that cannot listen
+            await check_bindable(address.host, address.port, is_shared=config.is_worker)
         identity: EdgeIdentity = await self._follower.identify(
             config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
         )
@@ -154,8 +158,6 @@ class Edge:
         self._reporter = self._follower.reporter(identity)
         self._tasks.spawn(self._presence.keep(self._reporter), "presence")
         self._tasks.spawn(self.ingress.events.keep_alive(), "keep alive")
-        if self._admin is not None:
-            await self._admin.start()
         self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
 
     async def stop(self) -> None:

@@ -91,6 +91,11 @@ async def listen_tcp(
     return Listener(server)
 
 
+async def check_bindable(host: str, port: int, *, is_shared: bool = False) -> None:
+    """As `listen_tcp` would fail, for who must know before something that cannot be undone."""
+    (await listen_tcp(host, port, asyncio.Protocol, is_shared=is_shared)).close()
+
+
 async def listen_tls(
     host: str,
     port: int,
