@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,6 +173,25 @@ def test_a_renewed_certificate_is_taken_up_live(sides: Sides) -> None:
     compose.until(lambda: "certificate reloaded" in sides.stack("logs", "mcp-gateway"), "reloaded")
     assert sides.works()
     assert sides.stack.container("mcp-gateway")["State"]["StartedAt"] == started
+
+
+if CLOUDFLARED := os.environ.get("CLOUDFLARED"):
+
+    def test_a_stock_agent_stands_in_our_agents_place(sides: Sides, tmp_path: Path) -> None:
+        shutil.copy(HERE / "cloudflared.Dockerfile", tmp_path / "Dockerfile")
+        shutil.copy(CLOUDFLARED, tmp_path / "cloudflared")
+        compose.docker("build", "--quiet", "--tag", "cloudflared:test", "--build-arg", f"PYTHON_IMAGE={PYTHON}", str(tmp_path))
+        edges = (sides.stack.folder / "data/edge-addresses").read_text().split()
+        variables = {"CLOUDFLARED_IMAGE": "cloudflared:test", "EDGE_ADDRESSES": ",".join((edges * 4)[:4])}
+        stack = replace(sides.stack, files=(*sides.stack.files, "compose.stock-agent.yaml"), variables=variables)
+        try:
+            token = (stack.folder / "data/tunnel-token").read_text().strip()
+            stack("up", "--detach", "cloudflared", TUNNEL_TOKEN=token)  # it has no health check to wait for
+            compose.until(lambda: stack("logs", "cloudflared").count("Registered tunnel connection") == 4, "four links")
+            assert sides.works()
+        finally:
+            _up(sides.stack, "cloudflared")
+        compose.until(sides.works, "answering through our agent again")
 
 
 def test_every_container_stops_in_time_with_0(sides: Sides) -> None:
