@@ -79,6 +79,30 @@ async def test_an_edge_is_told_what_the_others_hold(api: Api) -> None:
     assert (await three.report())["holders"] == {held: ["edge-1", "edge-2"]}
 
 
+async def test_a_link_told_twice_is_one_link(api: Api) -> None:
+    tunnel = await api.tunnel()
+    one = await edge(api, "edge-1")
+    link = {
+        "id": "l",
+        "wire_id": await wire_id(api, tunnel),
+        "connector_id": "c",
+        "version": "v",
+        "since": "2026-01-01T00:00:00Z",
+    }
+    await one.report(links=[link, link])
+    assert await ranks(api, tunnel) == {"edge-1": 0}
+
+
+@pytest.mark.parametrize("since", ["9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+10:00"])
+async def test_a_time_that_no_column_holds_is_400(api: Api, since: str) -> None:
+    one = await edge(api, "edge-1")
+    link = {"id": "l", "wire_id": "w", "connector_id": "c", "version": "v", "since": since}
+    body = {"incarnation": one.incarnation, "links": [link]}
+    response = await api.http.post("/penstock/v1/edge/presence", json=body, headers=one.headers)
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+    await one.report()
+
+
 async def test_two_workers_of_one_edge_hold_a_lease_each(api: Api) -> None:
     tunnel = await api.tunnel()
     one, observer = await edge(api, "edge-1"), await edge(api, "edge-2")

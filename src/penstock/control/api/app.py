@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
 from penstock.control.api import audit, envelope, federation, launch, login, oauth, organization, own, platform, tunnels
+from penstock.control.api.document import document
 from penstock.control.api.frontier import Frontier
 from penstock.control.service.bootstrap import is_initialized
 from penstock.control.service.oidc_login import OidcSignIn
@@ -37,7 +40,7 @@ _ROUTERS: Final = (
 
 def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMetrics) -> ASGIApp:
     """The API as one ASGI application."""
-    # No documents yet: what is not shown to be true is not served.
+    # FastAPI's document knows neither the envelope nor the conditions; its pages would load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.core = core
     app.state.feed = feed
@@ -48,15 +51,23 @@ def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMe
         app.router.routes.extend(router.routes)
     envelope.register(app)
 
-    @app.get("/healthz")
+    @app.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]  # the decorator keeps it
+        """Whether the process serves."""
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_class=PlainTextResponse)
     async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]  # as above
+        """Whether its database answers."""
         # A look at the database: raises the envelope's 529 or 500 when it does not answer.
         async with core.database.read() as connection:
             await is_initialized(connection)
         return PlainTextResponse("ready\n")
+
+    described = cache(lambda: document(app.routes))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:  # pyright: ignore[reportUnusedFunction]  # as above
+        return Response(await asyncio.to_thread(described), media_type="application/json")
 
     return Frontier(app, core.config, metrics, core.entropy)

@@ -56,7 +56,7 @@ async def activities(
     return await audit_log.list_page(core, filters, limit=limit, cursor=page)
 
 
-@router.get("/export", response_class=StreamingResponse)
+@router.get("/export", response_class=StreamingResponse, responses={200: {"content": {"application/jsonl": {}}}})
 async def export(core: CoreOf, filters: Annotated[Filters, Depends(_filters)]) -> StreamingResponse:
     """Activities as JSON lines, oldest first."""
     audit_log.check(filters)

@@ -19,7 +19,7 @@ from penstock.secret import Secret
 TUNNELS_BETA: Final = "mcp-tunnels-2026-06-22"
 LAUNCH_BETA: Final = "mcp-tunnels-2026-05-19"
 # What SDKs send along with the tunnels' own; anything else is refused, as published.
-_KNOWN_BETAS: Final = {
+KNOWN_BETAS: Final = {
     TUNNELS_BETA,
     LAUNCH_BETA,
     "oauth-2025-04-20",
@@ -27,7 +27,7 @@ _KNOWN_BETAS: Final = {
     "mcp-client-2025-11-20",
     "managed-agents-2026-04-01",
 }
-_VERSIONS: Final = {"2023-06-01", "2026-10-21"}
+VERSIONS: Final = {"2023-06-01", "2026-10-21"}
 _HINTS: Final = {
     scopes.MANAGE_TUNNELS: "tunnels are managed with a Tunnels API key, a token of that scope or a person's session",
     scopes.ORG_MANAGE_TUNNELS: "the launch edition of the Tunnels API takes a workload's token of that scope, or a session",
@@ -131,11 +131,11 @@ async def _edge(request: Request, core: Annotated[Core, Depends(core_of)], secre
 async def versioned(request: Request, _: Annotated[Principal | Operator, Depends(_identity)]) -> set[str]:
     """The published version header, and no unknown beta; the betas that were sent. After the credential, as everything."""
     version = request.headers.get("anthropic-version")
-    if version not in _VERSIONS:
+    if version not in VERSIONS:
         sentence = "header is required" if version is None else "is not a known version"
-        raise ApiError("invalid_request_error", f"anthropic-version: {sentence}", hint=f"send one of {sorted(_VERSIONS)}")
+        raise ApiError("invalid_request_error", f"anthropic-version: {sentence}", hint=f"send one of {sorted(VERSIONS)}")
     betas = {name.strip() for line in request.headers.getlist("anthropic-beta") for name in line.split(",")} - {""}
-    if unknown := sorted(betas - _KNOWN_BETAS):
+    if unknown := sorted(betas - KNOWN_BETAS):
         raise ApiError("invalid_request_error", f"Unexpected value(s) `{unknown[0]:.100}` for the `anthropic-beta` header")
     return betas
 
@@ -166,6 +166,9 @@ def _require(beta: str, betas: set[str]) -> None:
     if beta not in betas:
         raise ApiError("invalid_request_error", f"anthropic-beta: `{beta}` is required for all Tunnel endpoints")
 
+
+BETA_OF: Final = {_published: TUNNELS_BETA, _published_at_launch: LAUNCH_BETA}
+"""The beta that a condition asks for."""
 
 CoreOf = Annotated[Core, Depends(core_of)]
 FeedOf = Annotated[Feed, Depends(feed_of)]

@@ -32,7 +32,7 @@ async def methods(oidc: Oidc) -> LoginMethods:
     return LoginMethods(oidc=await oidc.method() if oidc is not None else None)
 
 
-@router.post("/login/oidc")
+@router.post("/login/oidc", responses={401: {}, 404: {}})
 async def login_with_oidc(oidc: Oidc, body: OidcCode) -> Session:
     """Sign in with what the identity provider gave."""
     if oidc is None:
@@ -40,7 +40,7 @@ async def login_with_oidc(oidc: Oidc, body: OidcCode) -> Session:
     return await oidc.sign_in(body)
 
 
-@router.post("/login")
+@router.post("/login", responses={401: {}})
 async def login(core: CoreOf, body: PasswordLogin) -> Session:
     """Sign in with a password."""
     return await sessions.sign_in_with_password(core, body)

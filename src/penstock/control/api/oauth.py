@@ -21,7 +21,7 @@ def _issuer_keys(request: Request) -> IssuerKeys:
     return issuer_keys
 
 
-@router.post("/token")
+@router.post("/token", responses={401: {}})
 async def token(core: CoreOf, issuer_keys: Annotated[IssuerKeys, Depends(_issuer_keys)], body: TokenRequest) -> TokenAnswer:
     """Exchange an assertion for a bearer."""
     return await exchange.exchange(core, issuer_keys, body)

@@ -126,7 +126,7 @@ async def sign_out(core: CoreOf, by: ByAdmin, user_id: str) -> User:
     return await people.sign_out(core, by, user_id)
 
 
-@own.post("/api_keys")
+@own.post("/api_keys", responses={404: {}})
 async def create_api_key(core: CoreOf, by: ByPrincipal, body: ApiKeyCreate) -> ApiKeyCreated:
     """Make an API key or, with that scope, a Tunnels API key; shown once."""
     return await api_keys.create(core, by, body)

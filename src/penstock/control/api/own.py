@@ -27,6 +27,7 @@ from penstock.schema.edges import (
     EdgeEnrolmentRequest,
     PresenceAnswer,
     PresenceReport,
+    Snapshot,
 )
 from penstock.schema.links import LinkPage
 
@@ -34,6 +35,7 @@ router: Final = APIRouter(prefix="/penstock/v1")
 
 SIGNATURE: Final = "Penstock-Signature"
 FRESH: Final = "Penstock-Fresh"
+_SIGNED: Final = {SIGNATURE: {"required": True, "schema": {"type": "string"}, "description": "Base64, Ed25519, of the body."}}
 
 
 @router.post("/callers/certificates")
@@ -62,7 +64,7 @@ async def caller_ca(core: CoreOf, key: ByPrincipal) -> CallerCa:
     return CallerCa(caller_ca_pem=await callers.authority_pem(core, key))
 
 
-@router.get("/tunnels/resolve")
+@router.get("/tunnels/resolve", responses={404: {}})
 async def resolve(core: CoreOf, key: ByCaller, host: Annotated[str, Query(max_length=300)]) -> Resolution:
     """How to reach the tunnel behind a host name."""
     try:
@@ -109,7 +111,7 @@ async def withdraw_presence(core: CoreOf, edge: ByEdge, incarnation: str) -> Non
     await presence.withdraw(core, edge, incarnation)
 
 
-@router.get("/edge/snapshot")
+@router.get("/edge/snapshot", responses={200: {"model": Snapshot, "headers": _SIGNED}, 204: {}})
 async def snapshot(
     feed: FeedOf,
     edge: ByEdge,  # noqa: ARG001 - that there is one is the condition

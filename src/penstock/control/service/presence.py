@@ -47,7 +47,8 @@ async def report(core: Core, edge: Edge, said: PresenceReport) -> PresenceAnswer
             await connection.execute(insert(_l).values(incarnation=said.incarnation, edge_id=edge.id, **values))
         if said.links is not None:
             await connection.execute(delete(_k).where(_k.c.incarnation == said.incarnation))
-            rows = [{"incarnation": said.incarnation, **link.model_dump()} for link in said.links]
+            by_id = {link.id: link.model_dump() for link in said.links}  # one told twice is one
+            rows = [{"incarnation": said.incarnation, **link} for link in by_id.values()]
             if rows:
                 await connection.execute(insert(_k), rows)
         if said.usage:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from penstock.control.errors import ApiError
@@ -86,7 +86,7 @@ async def lock_organization(connection: AsyncConnection, organization_id: str) -
 async def _as_api_error() -> AsyncGenerator[None]:
     try:
         yield
-    except (DBAPIError, PoolTimeoutError, OSError) as exc:
+    except (StatementError, PoolTimeoutError, OSError) as exc:
         if _is_unfit(exc):
             raise ApiError("invalid_request_error", "a value cannot be stored", detail=_cause(exc)) from exc
         if _is_passing(exc):
@@ -96,13 +96,17 @@ async def _as_api_error() -> AsyncGenerator[None]:
 
 def _is_passing(exc: Exception) -> bool:
     """Locked, full, gone, restarting: whatever a later attempt may not meet."""
+    if isinstance(exc, StatementError) and not isinstance(exc, DBAPIError):
+        return False
     if not isinstance(exc, DBAPIError) or isinstance(exc, (OperationalError, InterfaceError)) or exc.connection_invalidated:
         return True
     return _state(exc)[:2] in _PASSING
 
 
 def _is_unfit(exc: Exception) -> bool:
-    """A value no column holds. PostgreSQL stores no NUL in a text, SQLite does."""
+    """A value no column holds: for PostgreSQL a NUL in a text, for us the last hour of the year 9999 in another zone."""
+    if isinstance(exc, StatementError) and not isinstance(exc, DBAPIError):  # refused before it went to the database
+        return isinstance(exc.orig, (OverflowError, ValueError))
     return _state(exc).startswith("22")
 
 
@@ -111,5 +115,5 @@ def _state(exc: Exception) -> str:
 
 
 def _cause(exc: Exception) -> str:
-    cause = exc.orig if isinstance(exc, DBAPIError) else exc
+    cause = exc.orig if isinstance(exc, StatementError) else exc
     return f"{type(cause).__name__}: {cause}"
