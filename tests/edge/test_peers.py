@@ -271,6 +271,18 @@ async def test_a_worker_takes_streams_on_behalf_of_callers_only_and_hands_none_o
             await dial_unix(second._config.state_dir / "workers" / "1.sock")
 
 
+async def test_an_agent_gets_a_link_to_each_worker_although_the_kernel_deals_them_out_by_chance(site: Site) -> None:
+    async with site.edge(limits=QUICK, workers=3, worker=0) as first:
+        shared = {"limits": QUICK, "workers": 3, "agents_addr": str(first.agents_address)}
+        async with (
+            Origin(Echo) as origin,
+            site.edge(**shared, worker=1) as second,
+            site.edge(**shared, worker=2) as third,
+            site.agent(first, url=origin.url, links=3, limits={"respread_interval": 0.2, "backoff_first": 0.1}),
+        ):
+            await until(lambda: min(edge.sessions.registered for edge in (first, second, third)) >= 1, seconds=20)
+
+
 async def test_a_caller_that_listens_to_one_worker_hears_of_a_link_at_another(site: Site) -> None:
     async with Origin(Echo) as origin, workers(site) as (first, second):
         listening = ByteStream.over(await site.dial(second))

@@ -25,6 +25,7 @@ def value_of(members: Any) -> bytes:
     [
         Notice(),
         Notice(draining=True),
+        Notice(worker=(1, 2)),
         Notice(("edge-1.example.com:7844", "[::1]:7844"), (CA, CA), draining=False),
     ],
 )
@@ -49,6 +50,9 @@ def test_members_that_are_not_known_are_ignored() -> None:
         value_of({"edge": ["no port"]}),
         value_of({"edge": ["e:1"] * 33}),
         value_of({"ca": ["!"]}),
+        value_of({"worker": [2, 2]}),
+        value_of({"worker": [0, 65]}),
+        value_of({"worker": "0/2"}),
         value_of({"ca": [base64.b64encode(b"no DER").decode()]}),
         b"A" * (MAX_NOTICE + 4),
     ],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from penstock.agent import coverage
 from penstock.agent.connection import EdgeConnection, LinkPlan, RegistrationRefusedError
 from penstock.agent.slots import Outcome, Slot
 from penstock.errors import PenstockError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _NEWS_SPREAD: Final = 5.0
 """Seconds over which agents that hear of a new edge move to it: thousands hear of it at once."""
+_COVER_TRIES: Final = 8
+_WELCOME_SECONDS: Final = 2.0
 
 
 @dataclass(eq=False)
@@ -41,6 +45,15 @@ class Held:
     replaced: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Done when its slot is to go on without it: with the link in its place, or None where that is still to be made."""
     is_leaving: bool = False
+    worker: tuple[int, int] | None = None
+    """Which of its edge's workers holds it, and how many there are, where the edge says so."""
+    placed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when that was said."""
+
+    def place(self, worker: tuple[int, int]) -> None:
+        """The edge says where it is."""
+        self.worker = worker
+        self.placed.set()
 
     def replace(self, by: Held | None) -> None:
         """Let the slot go on; this link lives until its edge closes it."""
@@ -66,6 +79,7 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = config.limits
+        self._least = config.ha_connections
         self._slots = [Slot(index, config.limits, random) for index in range(config.ha_connections)]
         self._plan = plan
         self._edges = edges
@@ -191,10 +205,17 @@ class Supervisor:
         connection = EdgeConnection(self._plan, slot.index, edge, attempts=slot.attempts)
         self._claims[edge] += 1
         held: Held | None = None
+        worker: tuple[int, int] | None = None
 
         def noticed(notice: Notice) -> None:
+            nonlocal worker
             if notice.draining and held is not None:
                 self._edge_drains(held)
+            if notice.worker is not None:
+                worker = notice.worker
+                if held is not None:
+                    held.place(worker)
+                self._news.set()
             self._on_notice(notice)
 
         connection.on_notice = noticed
@@ -208,6 +229,8 @@ class Supervisor:
                 self._edges.avoid(edge, self._clock() + self._limits.avoid_seconds)
             raise
         held = Held(slot, edge, connection, self._clock())
+        if worker is not None:
+            held.place(worker)
         self._held.add(held)
         self._registered(held, registered)
         return held
@@ -291,6 +314,7 @@ class Supervisor:
             while not self._stopping and (move := self._edges.uneven(self._claims, self._clock())) is not None:
                 if not await self._move(*move):
                     break
+            await self._cover()
 
     async def _move(self, origin: HostPort, to: HostPort) -> bool:
         held = next((h for h in self._held if h.edge == origin and not h.is_leaving and not h.replaced.done()), None)
@@ -308,6 +332,40 @@ class Supervisor:
             return False
         held.replace(other)
         return True
+
+    async def _cover(self) -> None:
+        """A link at each worker of each edge. Which one a link gets is chance: so many tries now, and more the next time."""
+        while len(self._slots) < coverage.wanted(self._held, self._least) and not self._stopping:
+            slot = Slot(len(self._slots), self._limits, self._random)
+            self._slots.append(slot)
+            self._tasks.spawn(self._keep(slot), f"link {slot.index}")
+        for _ in range(_COVER_TRIES):
+            settled = [held for held in self._held if not held.is_leaving and not held.replaced.done()]
+            moving = coverage.surplus(settled)
+            if moving is None or self._stopping or not await self._try_worker(moving, settled):
+                return
+
+    async def _try_worker(self, moving: Held, settled: list[Held]) -> bool:
+        """One more link in the place of `moving`, if it lands where none is; False when the edge does not take it."""
+        try:
+            other = await self._try(moving.slot, moving.edge)
+        except PenstockError:
+            return False
+        async with contextlib.AsyncExitStack() as unless_kept:
+            unless_kept.push_async_callback(self._give_back, other)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WELCOME_SECONDS):  # it is said right behind the answer to the registration
+                    await other.placed.wait()
+            covered = coverage.held(settled, moving.edge)
+            still = not (moving.connection.gone.done() or moving.replaced.done())
+            if still and other.worker is not None and other.worker[0] not in covered:
+                unless_kept.pop_all()
+                moving.replace(other)
+        return True
+
+    async def _give_back(self, held: Held) -> None:
+        self._tasks.spawn(self._serve(held), "link in vain")
+        await self._leave(held)
 
     # --- what is said -----------------------------------------------------------------------------------------------
 

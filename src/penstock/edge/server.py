@@ -50,6 +50,8 @@ class Edge:
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )
+        if config.worker is not None and config.workers > 1:
+            self.sessions.worker = (config.worker, config.workers)
         self._presence = Presence(self.sessions.reports, self._log, usage=self.sessions.usage)
         self.sessions.on_change = self._presence.change
         self._peers = Peers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
@@ -63,6 +64,8 @@ class Sessions:
         self._stopping = False
         self._open: set[AgentSession] = set()
         self._registered: dict[UUID, set[AgentSession]] = {}
+        self.worker: tuple[int, int] | None = None
+        """Which of how many workers this is; None where there is one."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when the registered links are others than before."""
         self.on_leaving: Callable[[str], None] = lambda _: None
@@ -361,7 +364,7 @@ class AgentSession:
 
     async def _welcome(self) -> None:
         """What there is to tell at first, once the answer to the registration is on its way."""
-        self.tell(self._sessions.feed.directory.news)
+        self.tell(replace(self._sessions.feed.directory.news, worker=self._sessions.worker))
 
     async def _decide(self, request: Register) -> TunnelRecord | AgentRefused:
         """From what is held, or else from what the feed brings shortly: control may have made the tunnel a moment ago."""

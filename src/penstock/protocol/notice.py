@@ -19,6 +19,7 @@ from penstock.protocol.token import parse_place
 
 FEATURE: Final = "penstock_notices"
 """In a registration's list of features: this agent takes notices."""
+MAX_WORKERS: Final = 64
 MAX_NOTICE: Final = 64 * 1024
 """Characters. Thirty-two edges and four CAs have about thirty thousand."""
 
@@ -33,12 +34,16 @@ class Notice:
     """DER of the CA certificates an edge's certificate may come from."""
     draining: bool = False
     """This edge is about to go: open another link, then unregister this one."""
+    worker: tuple[int, int] | None = None
+    """Which of the edge's processes holds this link, counted from 0, and how many it has."""
 
     def request(self) -> list[tuple[bytes, bytes]]:
         """The head that carries it."""
         members: dict[str, Any] = {"edge": list(self.edges), "ca": [base64.b64encode(der).decode() for der in self.cas]}
         if self.draining:
             members["draining"] = True
+        if self.worker is not None:
+            members["worker"] = list(self.worker)
         value = base64.b64encode(json.dumps(members, separators=(",", ":")).encode())
         return [
             (b":method", b"POST"),
@@ -65,4 +70,14 @@ def parse_notice(value: bytes) -> Notice:
         edges, cas = parse_place(fields)
     except IdentityError as exc:
         raise RemoteProtocolError("a notice names edges that are none", detail=exc.public) from None
-    return Notice(edges, cas, draining=fields.get("draining") is True)
+    return Notice(edges, cas, draining=fields.get("draining") is True, worker=_worker(fields.get("worker")))
+
+
+def _worker(value: object) -> tuple[int, int] | None:
+    match value:
+        case None:
+            return None
+        case [int(number), int(of)] if 0 <= number < of <= MAX_WORKERS:
+            return number, of
+        case _:
+            raise RemoteProtocolError("a notice names a worker that is none")
