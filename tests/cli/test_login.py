@@ -66,3 +66,32 @@ def test_a_session_file_that_others_may_read_is_refused(
     assert "chmod 600" in command("logout").err
     file.chmod(0o600)
     assert "penstock login" in command("logout").err
+
+
+def test_a_password_is_changed_and_every_session_ends(
+    command: Callable[..., Ended], platform: tuple[str, Initial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, initial = platform
+    old, new = initial.operator_password.reveal(), "a longer password"
+    login = ("login", "--api-url", url, "--email", initial.operator_email, "--password-stdin")
+
+    def told(*lines: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+    assert "penstock login" in command("password").err
+    told(old)
+    assert command(*login).code == 0
+    told("wrong", new)
+    refused = command("password", "--password-stdin")
+    assert refused.code == 1, refused.err
+    told(old, "short")
+    assert command("password", "--password-stdin").code == 1
+    told(old, new)
+    changed = command("password", "--password-stdin")
+    assert changed.code == 0, changed.err
+    assert not (tmp_path / ".config" / "penstock" / "session.json").exists()
+    assert new not in changed.out + changed.err
+    told(old)
+    assert command(*login).code == 1
+    told(new)
+    assert command(*login).code == 0

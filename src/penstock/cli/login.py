@@ -28,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("login", help="Sign in; the session is kept for some hours in a file that only you can read.")(_login)
     app.command("logout", help="End the session and remove its file.")(_logout)
+    app.command("password", help="Change the password of who is signed in; every session ends.")(_password)
 
 
 def _login(
@@ -75,12 +76,12 @@ def _ask(prompt: str) -> str:
     return input(prompt)
 
 
-def _read_password(is_piped: bool) -> Secret:  # noqa: FBT001 - a thread's argument
+def _read_password(is_piped: bool, prompt: str = "password: ") -> Secret:  # noqa: FBT001 - a thread's argument
     if is_piped:
         return Secret(sys.stdin.readline().rstrip("\r\n"))
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask for the password", hint="give --password-stdin")
-    return Secret(getpass.getpass("password: "))
+    return Secret(getpass.getpass(prompt))
 
 
 def _logout(ca_file: CaFile = None) -> None:
@@ -94,6 +95,26 @@ def _logout(ca_file: CaFile = None) -> None:
     if not kept.is_over:
         asyncio.run(_end(kept.api_url, Secret(kept.session_token), ca_file or kept.ca_file))
     talk().print(f"signed out of {kept.api_url}", markup=False)
+
+
+def _password(
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read old and new, a line each.")] = False,  # noqa: FBT002
+    ca_file: CaFile = None,
+) -> None:
+    from penstock.cli.resources.request import refused_as_failures  # noqa: PLC0415 - only when asked for
+    from penstock.client import sessions  # noqa: PLC0415
+
+    kept = sessions.find()
+    if kept is None or kept.is_over:
+        raise ConfigError("nobody is signed in", hint="run `penstock login` first")
+    old = _read_password(password_stdin, "old password: ")
+    new = _read_password(password_stdin, "new password: ")
+    if not password_stdin and new != _read_password(is_piped=False, prompt="new password again: "):
+        raise ConfigError("the two new passwords differ", hint="nothing was changed; try again")
+    with refused_as_failures():
+        asyncio.run(sessions.change_password(kept, old, new, ca_file=ca_file))
+    sessions.place().unlink(missing_ok=True)  # it has ended there
+    talk().print(f"changed the password of {kept.email}; run `penstock login` again", markup=False)
 
 
 async def _end(url: str, token: Secret, ca_file: Path | None) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from penstock.client.control import ControlClient
 from penstock.config.files import read_file, write_file
 from penstock.errors import ConfigError, IdentityError
-from penstock.schema.identities import LoginMethods, OidcCode, PasswordLogin, Session
+from penstock.schema.identities import LoginMethods, OidcCode, PasswordChange, PasswordLogin, Session
 from penstock.secret import Secret
 
 if TYPE_CHECKING:
@@ -68,6 +68,14 @@ async def sign_out(api_url: str, token: Secret, *, ca_file: Path | None = None) 
     async with ControlClient(api_url, token, ca_file=ca_file, credential="session") as control:
         with contextlib.suppress(IdentityError):
             await control.sign_out()
+
+
+async def change_password(kept: Kept, old: Secret, new: Secret, *, ca_file: Path | None = None) -> None:
+    """Give the person of a session another password; all their sessions end. Raises PenstockError where one is refused."""
+    token = Secret(kept.session_token)
+    body = PasswordChange(old_password=old.reveal(), new_password=new.reveal())
+    async with ControlClient(kept.api_url, token, ca_file=ca_file or kept.ca_file, credential="session") as control:
+        await control.ask("POST", "/penstock/v1/me/password", json=body.model_dump())
 
 
 def keep(api_url: str, session: Session, environment: Mapping[str, str] | None = None, *, ca_file: Path | None = None) -> Path:
