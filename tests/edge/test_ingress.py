@@ -336,3 +336,17 @@ async def test_an_archived_tunnels_streams_are_cut_even_while_they_stall(site: S
 
 def _text(connector: bytes) -> bytes:
     return str(uuid.UUID(bytes=connector)).encode()
+
+
+async def test_a_caller_revoked_while_its_stream_is_being_opened_does_not_get_it(site: Site) -> None:
+    async with site.edge(limits=QUICK) as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        asking = asyncio.gather(site.ask(edge))
+        stream = await agent.streams.get()
+        site.callers = ()
+        site.publish(edge)
+        accept(stream)
+        ((response, _),) = await asking
+        assert (response.status, response.header(b"penstock-error")) == (403, b"caller_forbidden")
+        await until(stream.is_closing)
+        assert edge.ingress.live == 0

@@ -14,6 +14,7 @@ class Candidate:
     load: int = 0
     carried: int = 0
     is_open: bool = True
+    is_silent: bool = False
 
 
 IDLE = Candidate("idle")
@@ -21,6 +22,8 @@ BUSY = Candidate("busy", load=9)
 FRESH = Candidate("fresh")
 WORN = Candidate("worn", carried=7)
 CLOSED = Candidate("closed", is_open=False)
+SILENT = Candidate("silent", is_silent=True)
+OTHER_SILENT = Candidate("other silent", connector_id="two", is_silent=True)
 OTHER = Candidate("other", connector_id="two", load=5)
 OTHER_CLOSED = Candidate("other closed", connector_id="two", is_open=False)
 
@@ -35,6 +38,10 @@ OTHER_CLOSED = Candidate("other closed", connector_id="two", is_open=False)
         ([WORN, FRESH], None, [], FRESH),
         ([BUSY, WORN], None, [], WORN),
         ([BUSY, IDLE], None, [IDLE, BUSY], None),
+        ([SILENT, BUSY], None, [], BUSY),
+        ([SILENT, CLOSED], None, [], SILENT),
+        ([IDLE, OTHER_SILENT, OTHER], "two", [], OTHER),
+        ([IDLE, OTHER_SILENT], "two", [], OTHER_SILENT),
         ([IDLE, OTHER], "two", [], OTHER),
         ([IDLE, OTHER], "two", [OTHER], IDLE),
         ([IDLE, OTHER_CLOSED], "two", [], IDLE),
@@ -42,7 +49,7 @@ OTHER_CLOSED = Candidate("other closed", connector_id="two", is_open=False)
         ([OTHER, BUSY], "", [], OTHER),
     ],
 )
-def test_the_least_loaded_open_link_is_chosen_and_the_replica_asked_for_wins_while_it_is_there(
+def test_the_least_loaded_open_link_that_is_not_silent_is_chosen_and_the_replica_asked_for_wins_while_it_is_there(
     links: list[Candidate], replica: str | None, tried: list[Candidate], chosen: Candidate | None
 ) -> None:
     assert choose(links, replica=replica, tried=tried) is chosen

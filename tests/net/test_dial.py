@@ -16,8 +16,9 @@ from tests.support.recording import Recorder, settle
 from penstock.errors import UnavailableError
 from penstock.net.dial import dial_tcp, dial_tls, dial_unix, handshake
 from penstock.net.listen import listen_tcp, listen_tls
+from penstock.net.sockets import READ_MOST
 from penstock.net.streams import ByteStream
-from penstock.net.transports import READ_MOST, Parked
+from penstock.net.transports import Parked
 
 pytestmark = pytest.mark.anyio
 

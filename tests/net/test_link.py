@@ -14,7 +14,7 @@ from penstock.net.link import Link, LinkLimits, LinkStream, StreamLostError, Str
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
-from penstock.protocol.http2 import Role, Settings
+from penstock.protocol.http2 import Role, Settings, WindowBudget
 from penstock.protocol.http2.frames import PREFACE, FrameType, frame
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ class Ends:
 
 
 @contextlib.asynccontextmanager
-async def joined(*, limits: LinkLimits | None = None, settings: Settings | None = None) -> AsyncIterator[Ends]:
+async def joined(
+    *, limits: LinkLimits | None = None, settings: Settings | None = None, budget: WindowBudget | None = None
+) -> AsyncIterator[Ends]:
     ends = Ends()
-    ends.edge = Link(Role.EDGE, ends.edge_owner, settings=settings, limits=limits)
+    ends.edge = Link(Role.EDGE, ends.edge_owner, settings=settings, limits=limits, budget=budget)
     ends.agent = Link(Role.AGENT, ends.agent_owner, settings=settings, limits=limits)
     one, other = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -285,6 +287,45 @@ async def test_a_reader_that_pauses_holds_no_more_than_the_window_and_gets_every
         assert writer.blocked == 0
 
 
+@pytest.mark.parametrize("ends_by", ["reading", "abort", "loss"])
+async def test_what_waits_for_a_slow_reader_is_counted_until_it_is_read_or_gone(ends_by: str) -> None:
+    budget = WindowBudget(limit=65_536)
+    async with joined(budget=budget, settings=Settings(max_window=65_536)) as ends:  # windows that do not grow
+        near, far = await ends.stream()
+        other, _ = await ends.stream()
+        assert budget.used == 0  # idle streams cost nothing
+        reader = own(near, reading=False)
+        own(far)
+        far.write(bytes(200_000))
+        await until(lambda: budget.used >= 65_536)
+        assert budget.used == 65_536  # no more than the window
+        if ends_by == "reading":
+            near.resume_reading()
+            await until(lambda: len(reader.data) == 200_000)
+        elif ends_by == "abort":
+            near.abort()
+        else:
+            cut(far)
+        await until(lambda: budget.used == 0)
+        other.abort()
+
+
+async def test_what_waits_for_a_slow_link_is_counted_until_it_has_left() -> None:
+    budget = WindowBudget(limit=65_536)
+    async with joined(budget=budget) as ends:
+        near, far = await ends.stream()
+        writer = own(near)
+        reader = own(far, reading=False)
+        near.write(bytes(200_000))
+        assert writer.blocked
+        near.write(bytes(1_000))
+        await until(lambda: budget.used >= 65_536)
+        assert budget.used <= 201_000
+        far.resume_reading()
+        await until(lambda: len(reader.data) == 201_000)
+        assert budget.used == 0
+
+
 async def test_many_streams_that_send_at_once_all_arrive_whole() -> None:
     async with joined() as ends:
         pairs = [await ends.stream() for _ in range(20)]
@@ -400,6 +441,25 @@ async def test_a_peer_that_answers_no_pings_is_given_up() -> None:
             assert isinstance(await owner.lost, TimeoutError)
     finally:
         silent.close()
+
+
+async def test_a_link_that_owes_an_answer_is_known_to_be_silent_before_it_is_given_up() -> None:
+    async with joined(limits=LinkLimits(ping_interval=60.0, ping_timeout=60.0)) as ends:
+        await asyncio.sleep(0.6)  # what was heard just now is sign enough
+        ends.edge.probe()
+        await until(lambda: ends.edge._pulse.silence(1e9) == 0)  # it answers
+        lower = ends.agent._lower
+        assert lower is not None
+        lower.pause_reading()
+        await asyncio.sleep(0.6)
+        stream = ends.edge.open_stream(REQUEST)
+        ends.edge.probe()
+        await until(lambda: ends.edge.silence > 0.05)
+        stream.give_up(StreamLostError("the link is silent"))
+        with pytest.raises(StreamLostError, match="silent"):
+            await stream.response()
+        assert stream.is_closing()
+        assert ends.edge.is_open
 
 
 async def test_pings_keep_an_idle_link_that_answers_them() -> None:

@@ -15,6 +15,7 @@ from tests.support.pair import memory_pair
 from tests.support.recording import Recorder, settle
 
 from penstock.net.dial import dial_tcp
+from penstock.net.meter import Bucket, Meter
 from penstock.net.relay import RelayResult, join
 from penstock.net.transports import Parked, cut
 
@@ -34,12 +35,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 class Line:
     """caller - (one wire) - relay - (another wire) - origin, in memory."""
 
-    def __init__(self, *, to_caller: bytes = b"", to_origin: bytes = b"", **timeouts: float) -> None:
+    def __init__(
+        self, *, to_caller: bytes = b"", to_origin: bytes = b"", meter: Meter | None = None, **timeouts: float
+    ) -> None:
         self.caller, self.origin = Recorder(), Recorder()
         self.results: list[RelayResult] = []
         self.c, self.a = memory_pair(self.caller, Parked())
         self.b, self.o = memory_pair(Parked(), self.origin)
-        join(self.a, self.b, to_a=to_caller, to_b=to_origin, on_done=self.results.append, **timeouts)
+        join(self.a, self.b, to_a=to_caller, to_b=to_origin, on_done=self.results.append, meter=meter, **timeouts)
 
     async def done(self) -> RelayResult:
         async with asyncio.timeout(5):
@@ -99,6 +102,28 @@ async def test_a_cancellation_overtakes_what_is_queued(stalled: str) -> None:
     cut(leaving)
     assert await stayer.until_lost(timeout=1) is not None
     assert stayer.received == b""
+    assert (await line.done()).error is not None
+
+
+async def test_a_metered_relay_moves_no_more_than_its_rate_and_loses_nothing() -> None:
+    rate = 400_000
+    line = Line(to_origin=bytes(1000), meter=Meter([Bucket(rate)]))
+    began = asyncio.get_running_loop().time()
+    line.c.write(bytes(2 * rate))  # a second's worth is free, the next takes its time
+    line.c.close()
+    result = await line.done()
+    taken = asyncio.get_running_loop().time() - began
+    assert (len(line.origin.received), result.a_to_b) == (2 * rate + 1000, 2 * rate + 1000)
+    assert taken >= 1 - 65_536 / rate  # the last piece is not waited for
+    assert result.error is None
+
+
+async def test_a_metered_side_that_waits_is_still_cut_at_once() -> None:
+    line = Line(meter=Meter([Bucket(65_536)]))
+    line.c.write(bytes(655_360))
+    await line.origin.until_received(65_537)
+    cut(line.o)
+    assert await line.caller.until_lost(timeout=1) is not None
     assert (await line.done()).error is not None
 
 

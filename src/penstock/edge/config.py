@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, Field, model_validator
 
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort
+from penstock.config.types import ByteSize, Duration, HostPort, Networks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LEAST_RATE: Final = 64 * 1024
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -24,8 +25,36 @@ def _label(text: str) -> str:
     return text
 
 
+def _rate(value: int) -> int:
+    if 0 < value < _LEAST_RATE:
+        msg = "is 0, or 64KiB and more: a read takes as much at once"
+        raise ValueError(msg)
+    return value
+
+
+class ShareLimits(Section):
+    """What one organization, or one tunnel, may take of one edge process; over it callers are answered 429."""
+
+    streams: int = Field(default=8_000, ge=1)
+    """Streams at once: four fifths of `callers`, so that whatever one does, others get in."""
+
+    streams_per_second: float = Field(default=500.0, gt=0)
+    """New streams a second, on average: each costs this edge a TLS handshake, a millisecond of a core."""
+
+    burst: int = Field(default=8_000, ge=1)
+    """New streams that may come faster than that: a whole fleet comes back at once when an edge has restarted."""
+
+    bytes_per_second: Annotated[ByteSize, AfterValidator(_rate)] = 0
+    """Bytes a second, both ways together; 0 is any number. Streams wait for their turn then, and when a second's worth waits,
+    new ones are refused. Off because streams of one link share it fairly anyway, and what a line may carry is its owner's."""
+
+
 class EdgeLimits(Section):
     """What one edge takes on before it refuses."""
+
+    arriving: int = Field(default=4_000, ge=1)
+    """Connections of either kind in TLS, and callers before their request: one more displaces the one that has been there
+    longest. As many as come back at once when an edge has restarted, and a slow-loris holds none of them for long."""
 
     callers: int = Field(default=10_000, ge=1)
     """Caller connections at once; each holds two TLS sessions' worth of memory (about 44 KiB idle)."""
@@ -35,6 +64,16 @@ class EdgeLimits(Section):
 
     streams_a_link: int = Field(default=4096, ge=1)
     """Streams open at once on one link; beyond it another link is tried, then callers are refused."""
+
+    organization: ShareLimits = ShareLimits()
+    """One organization's share."""
+
+    tunnel: ShareLimits = ShareLimits()
+    """One tunnel's share."""
+
+    buffer_bytes: ByteSize = 256 * 1024 * 1024
+    """What may wait for slow callers and slow links, with how far windows have grown for fast ones, over all links. Over it
+    windows stop growing and new streams are refused. A stream that stalls holds at most 1 MiB each way, most hold nothing."""
 
     head_bytes: ByteSize = 16 * 1024
     """A caller's request head: what nginx and Apache take."""
@@ -47,6 +86,10 @@ class EdgeLimits(Section):
 
     open_seconds: Duration = 15.0
     """How long an agent may take to answer a stream with the proxy's response head."""
+
+    silent_seconds: Duration = 2.0
+    """A link that owes the answer to a ping for so long is chosen last, and a stream that waits on it is opened on another.
+    Round trips take 0.4 s around the world; that the link has died is only known after `ping_timeout`."""
 
     feed_wait_seconds: Duration = 2.0
     """How long somebody the feed does not know yet waits for it: control issues, and the feed follows in milliseconds."""
@@ -90,6 +133,13 @@ class EdgeConfig(RoleConfig):
 
     agents_addr: HostPort = HostPort("127.0.0.1", 7844)
     """Where agents are accepted."""
+
+    caller_networks: Annotated[Networks, Field(min_length=1)] | None = None
+    """CIDRs or single addresses that callers may dial from; any address when not set. Other edges are not held to it."""
+
+    balancer_networks: Networks = ()
+    """Load balancers in front of `callers_addr`, by CIDR or address: a connection from one begins with a PROXY protocol header,
+    version 2, which says who the caller is. From anywhere else such a header is refused."""
 
     advertise_callers: HostPort | None = None
     """What callers are told to dial; `callers_addr` when not set."""

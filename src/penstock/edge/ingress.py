@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from http.client import SWITCHING_PROTOCOLS
 from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
 from penstock.edge.admission import Admission, admit_caller, known_caller
-from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, refusal_of, stream_request
+from penstock.edge.answers import refusal_of
 from penstock.edge.asking import Asked, by_caller, by_edge, by_worker, edge_serial, presented
 from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
 from penstock.edge.events import Events
 from penstock.edge.live import ARCHIVED, DRAINED, REVOKED, Live, LiveStreams, Way
+from penstock.edge.opening import RETRY_AFTER, LinkLostError, NoLinkError, Opening, unavailable
 from penstock.edge.peers import read_told
-from penstock.edge.routing import choose
+from penstock.edge.quotas import Quotas, Seat
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
-from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
-from penstock.net.streams import ByteStream
+from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
 from penstock.protocol import events
-from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
+from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.events import Event
 from penstock.protocol.metadata import EDGE, EVENT, LINK, REPLICA
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from cryptography import x509
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
     from penstock.edge.peers import Peers
-    from penstock.edge.sessions import AgentSession, Sessions
+    from penstock.edge.sessions import Sessions
+    from penstock.edge.sources import Sources
+    from penstock.net.arrivals import Arrivals
     from penstock.net.link.stream import Headers
     from penstock.net.tasks import Tasks
     from penstock.tls.names import CallerIdentity
@@ -44,8 +46,7 @@ if TYPE_CHECKING:
     _Who: TypeAlias = Callable[[UpgradeRequest], Awaitable[Asked]]
     _Serve: TypeAlias = Callable[[UpgradeRequest], Coroutine[None, None, None]]
 
-_TRIES: Final = 2  # links that one head may be lost with
-_RETRY_AFTER: Final = 1  # seconds: an agent's link is back within about that
+_MAY_LOSE: Final = 2  # links that one head may be lost with
 
 
 class Ingress:
@@ -62,12 +63,18 @@ class Ingress:
         log: FilteringBoundLogger,
         peers: Peers,
         callers_ca: Callable[[], Sequence[x509.Certificate]],
+        sources: Sources | None,
+        arrivals: Arrivals,
     ) -> None:
         self._feed = feed
         self._peers = peers
         self._callers_ca = callers_ca
         """The CAs of callers that others pass on; of those that dial, the handshake verified it."""
-        self._sessions = sessions
+        self._sources = sources
+        """Where callers may dial from; None for anywhere."""
+        self._arrivals = arrivals
+        self._opening = Opening(sessions, limits)
+        self._quotas = Quotas(organization=limits.organization, tunnel=limits.tunnel)
         self._limits = limits
         self._metrics = metrics
         self._tasks = tasks
@@ -97,6 +104,7 @@ class Ingress:
             head_limit=self._limits.head_bytes,
             head_timeout=self._limits.head_seconds,
             plain_paths=(events.PATH,),
+            arrivals=self._arrivals,
         )
 
     @property
@@ -128,10 +136,10 @@ class Ingress:
 
     def _requested(self, request: UpgradeRequest, serve: _Serve) -> None:
         if self.waiting + len(self.streams) >= self._limits.callers:
-            self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER))
+            self._refuse(request, TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=RETRY_AFTER))
             return
         if self._stopping:
-            self._refuse(request, _unavailable("this edge is stopping"))
+            self._refuse(request, unavailable("this edge is stopping"))
             return
         task = self._tasks.spawn(serve(request), "caller")
         request.on_gone = lambda: _cancel(task)
@@ -139,26 +147,36 @@ class Ingress:
     async def _serve(self, request: UpgradeRequest, who: _Who) -> None:
         self.waiting += 1
         self._metrics.callers.set(self.waiting)
+        seat: Seat | None = None
         try:
             asked = await who(request)
             admission = await self._admit(asked.identity, request.host)
-            try:
-                session, stream, answer = await self._open(admission, request, tries=_TRIES if asked.hop is None else 1)
-            except _NoLinkError:
-                await self._pass_on(asked, admission, request)
-                return
-            if answer.is_upgrade:
-                headers = [*answer.headers, (REPLICA, session.connector_id.encode()), (LINK, session.id.encode())]
-                way = Way(session.connector_id, session.id, passed_by=_text(asked.hop))
-                self._join(admission, request, stream, headers, way)
-            else:
-                await self._relay_refusal(request, session, stream, answer)
+            seat = self._quotas.take(admission.tunnel)
+            if await self._carry(asked, admission, request, seat):
+                seat = None  # the stream's, from now on
         except TunnelError as exc:
             self._refuse(request, exc)
         finally:
+            if seat is not None:
+                seat.release()
             self.waiting -= 1
             self._metrics.callers.set(self.waiting)
             request.on_gone = None
+
+    async def _carry(self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat) -> bool:
+        """Whether the stream is being relayed; else whoever stands behind refused it. Raises TunnelError."""
+        try:
+            opened = await self._opening.open(admission, request, may_lose=_MAY_LOSE if asked.hop is None else 1)
+        except NoLinkError as none:
+            return await self._pass_on(asked, admission, request, seat, none)
+        if not opened.answer.is_upgrade:
+            self._answer(request, await opened.refusal(self._limits.open_seconds))
+            return False
+        session = opened.session
+        headers = [*opened.answer.headers, (REPLICA, session.connector_id.encode()), (LINK, session.id.encode())]
+        way = Way(session.connector_id, session.id, passed_by=_text(asked.hop))
+        self._join(asked, request, opened.stream, headers, way, seat)
+        return True
 
     async def _told_by_worker(self, request: UpgradeRequest) -> None:
         """Another worker has an event for callers that listen here."""
@@ -187,9 +205,17 @@ class Ingress:
         der = presented(request)
         serial = edge_serial(der)
         if serial is None:
+            self._check_source(request)
             return by_caller(der)
         await self._feed.wait_until(lambda directory: serial in directory.edges, self._limits.feed_wait_seconds)
         return by_edge(request, serial, self._feed.directory, self._callers_ca())
+
+    def _check_source(self, request: UpgradeRequest) -> None:
+        peer = request.transport.get_extra_info("peername")
+        if self._sources is not None and (peer is None or peer[0] not in self._sources):
+            raise TunnelError(
+                TunnelErrorCode.CALLER_FORBIDDEN, "callers may not dial from this address", detail=f"peer: {peer}"
+            )
 
     async def _asked_by_worker(self, request: UpgradeRequest) -> Asked:
         return by_worker(request, self._callers_ca())
@@ -201,97 +227,58 @@ class Ingress:
             raise TunnelError(
                 TunnelErrorCode.AGENT_UNAVAILABLE,
                 "this edge has had no word from its control plane for too long",
-                retry_after=_RETRY_AFTER,
+                retry_after=RETRY_AFTER,
             )
         return admit_caller(feed.directory, identity, host, datetime.now(UTC))
 
-    async def _open(
-        self, admission: Admission, request: UpgradeRequest, *, tries: int
-    ) -> tuple[AgentSession, LinkStream, Answer]:
-        """A stream on the best link; on the next best while links refuse it, and once more where one is lost unanswered.
-
-        Nothing but the upgrade's head has been sent then, so trying again repeats no byte of the caller's. But if it was this
-        head that ended the link, each try would cut all streams of another: `tries` is how many links it may cost.
-        """
-        head = stream_request(admission.host, request.path, request.headers)
-        asked = request.header(REPLICA)
-        replica = asked.decode("ascii", "replace") if asked is not None else None
-        tunnel_id = UUID(admission.tunnel.wire_id)
-        tried: list[AgentSession] = []
-        while (session := choose(self._sessions.links_of(tunnel_id), replica=replica, tried=tried)) is not None:
-            tried.append(session)
-            try:
-                stream = session.open_stream(head)
-                async with asyncio.timeout(self._limits.open_seconds):
-                    return session, stream, _read_answer(stream, await stream.response())
-            except StreamRefusedError:
-                continue
-            except StreamLostError as exc:
-                if exc.code is not None:
-                    raise _unavailable("the agent gave the stream up", detail=f"code {exc.code}") from exc
-                tries -= 1
-                if not tries:
-                    raise _LinkLostError(session.id, str(exc.__cause__ or exc)) from exc
-            except LocalProtocolError as exc:
-                raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, exc.public, detail=exc.detail) from exc
-            except TimeoutError as exc:
-                raise _unavailable("the agent did not answer in time") from exc
-        if self._sessions.budget.is_spent:
-            raise TunnelError(TunnelErrorCode.RATE_LIMITED, "the edge is full", retry_after=_RETRY_AFTER)
-        raise _NoLinkError(len(tried))
-
-    async def _pass_on(self, asked: Asked, admission: Admission, request: UpgradeRequest) -> None:
-        """To another worker or edge that holds the tunnel. Raises TunnelError when none takes it."""
-        tunnel_id = UUID(admission.tunnel.wire_id)
-        passed = await self._peers.open(request, asked, tunnel_id, self._feed.directory)
+    async def _pass_on(
+        self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat, none: NoLinkError
+    ) -> bool:
+        """To another worker or edge that holds the tunnel; what `_carry` returns. Raises `none` when nobody takes it."""
+        passed = await self._peers.open(request, asked, UUID(admission.tunnel.wire_id), self._feed.directory)
         if passed is None:
-            raise _NoLinkError(0)
+            raise none
         answer = passed.response
-        if answer.status == SWITCHING_PROTOCOLS:
-            headers = answer.headers if answer.header(EDGE) else [*answer.headers, (EDGE, passed.by.encode())]
-            replica, link = (_text(answer.header(name)) or "" for name in (REPLICA, LINK))
-            way = Way(replica, link, passed_by=_text(asked.hop), passed_to=passed.by)
-            self._join(admission, request, passed.transport, headers, way, first=answer.rest)
-            return
-        self._metrics.opened.labels("refused_behind").inc()
-        request.on_gone = None
-        request.transport.write(refusal_of(answer.status, answer.headers, answer.body))
-        close_gently(request.transport)
+        if answer.status != SWITCHING_PROTOCOLS:
+            self._answer(request, refusal_of(answer.status, answer.headers, answer.body))
+            return False
+        headers = answer.headers if answer.header(EDGE) else [*answer.headers, (EDGE, passed.by.encode())]
+        replica, link = (_text(answer.header(name)) or "" for name in (REPLICA, LINK))
+        way = Way(replica, link, passed_by=_text(asked.hop), passed_to=passed.by)
+        self._join(asked, request, passed.transport, headers, way, seat, first=answer.rest)
+        return True
 
     def _join(
         self,
-        admission: Admission,
+        asked: Asked,
         request: UpgradeRequest,
         stream: asyncio.Transport,
         headers: Headers,
         way: Way,
+        seat: Seat,
         *,
         first: bytes = b"",
     ) -> None:
+        """Relay, if the caller may by now: what was revoked while the stream was being opened is in no list of live ones."""
+        try:
+            admission = admit_caller(self._feed.directory, asked.identity, request.host, datetime.now(UTC))
+        except TunnelError:
+            cut(stream)
+            raise
         early = request.accept(headers)
         self._metrics.opened.labels("accepted" if way.passed_to is None else "passed_on").inc()
-        self.streams.join(Live(admission, way, request.transport, stream), to_caller=first, to_agent=early)
+        self.streams.join(Live(admission, way, request.transport, stream, seat), to_caller=first, to_agent=early)
 
-    async def _relay_refusal(self, request: UpgradeRequest, session: AgentSession, stream: LinkStream, answer: Answer) -> None:
-        """The agent's or the proxy's own refusal, with as much of its text as fits a page."""
-        pipe = ByteStream.over(stream)
-        body = b""
-        try:
-            async with asyncio.timeout(self._limits.open_seconds):
-                while len(body) < BODY_LIMIT and (data := await pipe.read(BODY_LIMIT - len(body))):
-                    body += data
-        except (TimeoutError, ConnectionError):
-            pass  # the status is what counts
-        finally:
-            stream.abort()
+    def _answer(self, request: UpgradeRequest, response: bytes) -> None:
+        """What somebody behind this edge refused with, whole; and the end."""
         self._metrics.opened.labels("refused_behind").inc()
         request.on_gone = None
-        request.transport.write(refusal(answer, body, session.connector_id))
+        request.transport.write(response)
         close_gently(request.transport)
 
     def _refuse(self, request: UpgradeRequest, error: TunnelError) -> None:
         self._count(error)
-        request.refuse(error, [(LINK, error.link.encode())] if isinstance(error, _LinkLostError) else ())
+        request.refuse(error, [(LINK, error.link.encode())] if isinstance(error, LinkLostError) else ())
 
     def _count(self, error: TunnelError) -> None:
         self._metrics.opened.labels(error.code.value).inc()
@@ -310,43 +297,9 @@ class Ingress:
             self.streams.cut(ARCHIVED, lambda live: live.admission.tunnel.wire_id in archived)
 
 
-class _NoLinkError(TunnelError):
-    """No link here takes the stream; another process may have one that does."""
-
-    def __init__(self, tried: int) -> None:
-        super().__init__(
-            TunnelErrorCode.AGENT_UNAVAILABLE,
-            "no agent of this tunnel takes streams now",
-            detail=f"links tried: {tried}",
-            retry_after=_RETRY_AFTER,
-        )
-
-
-class _LinkLostError(TunnelError):
-    """A link was lost with this head, whose fault it may be: nobody tries it on another. The answer names the link."""
-
-    def __init__(self, link: str, detail: str) -> None:
-        super().__init__(
-            TunnelErrorCode.AGENT_UNAVAILABLE, "the agent's link was lost", detail=detail, retry_after=_RETRY_AFTER
-        )
-        self.link = link
-
-
-def _read_answer(stream: LinkStream, head: Headers) -> Answer:
-    try:
-        return answer_of(head)
-    except TunnelError:
-        stream.abort()
-        raise
-
-
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("ascii", "replace")
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-
-
-def _unavailable(public: str, *, detail: str | None = None) -> TunnelError:
-    return TunnelError(TunnelErrorCode.AGENT_UNAVAILABLE, public, detail=detail, retry_after=_RETRY_AFTER)

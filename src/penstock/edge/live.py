@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from penstock.edge.admission import Admission
     from penstock.edge.metrics import EdgeMetrics
+    from penstock.edge.quotas import Seat
     from penstock.net.relay import RelayResult
 
 REVOKED: Final = "revoked"
@@ -45,6 +46,7 @@ class Live:
     way: Way
     caller: asyncio.Transport
     stream: asyncio.Transport
+    seat: Seat
     since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     reason: str | None = None
 
@@ -107,7 +109,7 @@ class LiveStreams:
         def done(result: RelayResult) -> None:
             self._ended(live, result)
 
-        relay.join(live.caller, live.stream, to_a=to_caller, to_b=to_agent, on_done=done)
+        relay.join(live.caller, live.stream, to_a=to_caller, to_b=to_agent, on_done=done, meter=live.seat.meter)
 
     def callers_on(self, link: str) -> set[str]:
         """The certificates (serials) of callers with a stream on this link."""
@@ -136,6 +138,7 @@ class LiveStreams:
 
     def _ended(self, live: Live, result: RelayResult) -> None:
         self._live.discard(live)
+        live.seat.release()
         self._metrics.streams.set(len(self._live))
         self._metrics.relayed.labels("to_agent").inc(result.a_to_b)
         self._metrics.relayed.labels("to_caller").inc(result.b_to_a)

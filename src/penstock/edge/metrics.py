@@ -18,6 +18,7 @@ class EdgeMetrics:
     registrations: Counter
     relayed: Counter
     cut: Counter
+    displaced: Counter
     feed_version: Gauge
     certificate_expiry: Gauge
 
@@ -35,6 +36,9 @@ class EdgeMetrics:
             relayed=Counter("penstock_edge_relayed_bytes", "Bytes relayed", ["direction"], registry=registry),
             cut=Counter(
                 "penstock_edge_streams_cut", "Streams that the edge itself cut, by reason", ["reason"], registry=registry
+            ),
+            displaced=Counter(
+                "penstock_edge_displaced", "Connections cut before they said anything, to make room", registry=registry
             ),
             feed_version=Gauge("penstock_edge_feed_version", "Version of the directory in force", registry=registry),
             certificate_expiry=Gauge(

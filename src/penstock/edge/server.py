@@ -16,8 +16,10 @@ from penstock.edge.peers import Peers
 from penstock.edge.presence import Presence
 from penstock.edge.renewal import Presented, Renewal
 from penstock.edge.sessions import Sessions
+from penstock.edge.sources import Sources
 from penstock.edge.state import EdgeIdentity, EdgeState
 from penstock.errors import PenstockError
+from penstock.net.arrivals import Arrivals
 from penstock.net.listen import Listener, check_bindable, listen_tls, listen_unix
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
@@ -61,9 +63,12 @@ class Edge:
             siblings=config.sibling_sockets,
             open_seconds=config.limits.open_seconds,
         )
+        self._arrivals = Arrivals(config.limits.arriving, on_displaced=metrics.displaced.inc)
         self.ingress = Ingress(
             peers=self._peers,
             callers_ca=self._trusted_callers,
+            sources=None if config.caller_networks is None else Sources(config.caller_networks),
+            arrivals=self._arrivals,
             feed=self.feed,
             sessions=self.sessions,
             limits=config.limits,
@@ -145,7 +150,9 @@ class Edge:
             handshake_timeout=limits.registration_seconds,
             on_failed=self._handshake_failed,
             has_room=self.sessions.has_room,
+            arrivals=self._arrivals,
         )
+        balancers = Sources(config.balancer_networks)
         self._callers = await listen_tls(
             config.callers_addr.host,
             config.callers_addr.port,
@@ -154,6 +161,8 @@ class Edge:
             is_shared=config.is_worker,
             handshake_timeout=limits.head_seconds,
             on_failed=self._handshake_failed,
+            is_announced=lambda host: host in balancers,
+            arrivals=self._arrivals,
         )
         if config.worker_socket is not None:
             self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from penstock.edge.admission import AgentRefused, admit_agent
 from penstock.errors import PenstockError
-from penstock.net.link import Link, LinkLimits, LinkStream
+from penstock.net.link import Link, LinkLimits, LinkStream, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
 from penstock.protocol.http2 import Role, Settings, WindowBudget
@@ -60,7 +60,7 @@ class Sessions:
         self.tasks = tasks
         self.log = log
         self.settings = Settings(max_concurrent_streams=limits.streams_a_link)
-        self.budget = WindowBudget()
+        self.budget = WindowBudget(limits.buffer_bytes)
         self._stopping = False
         self._open: set[AgentSession] = set()
         self._registered: dict[UUID, set[AgentSession]] = {}
@@ -221,6 +221,16 @@ class AgentSession:
         """Whether a stream may be opened."""
         return self.link.is_open
 
+    @property
+    def is_full(self) -> bool:
+        """Whether only streams that end make room for another."""
+        return self.link.is_full
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its agent owes a sign of life."""
+        return self.link.silence >= self._sessions.limits.silent_seconds
+
     def report(self) -> LinkReport:
         """What the control plane is told of it."""
         return LinkReport(
@@ -262,9 +272,12 @@ class AgentSession:
         self.link.close()
 
     def open_stream(self, headers: Headers) -> LinkStream:
-        """A caller's stream. Raises what `Link.open_stream` raises."""
+        """A caller's stream. Raises what `Link.open_stream` does; StreamRefusedError, too, while too much waits."""
+        if self._sessions.budget.is_spent:
+            raise StreamRefusedError("the edge is full")
+        stream = self.link.open_stream(headers)
         self.carried += 1
-        return self.link.open_stream(headers)
+        return stream
 
     # --- link.LinkOwner ---------------------------------------------------------------------------------------------
 

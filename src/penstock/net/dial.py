@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import UnavailableError
 from penstock.net.early import EarlyBytes, parked
+from penstock.net.sockets import bound_reads
 from penstock.net.tls import TLSTransport, start_tls
-from penstock.net.transports import Parked, bound_reads, cut
+from penstock.net.transports import Parked, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,14 +7,16 @@ import errno
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from penstock.errors import ConfigError
+from penstock.net.announced import ReadsAnnouncement
+from penstock.net.sockets import bound_reads
 from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
-from penstock.net.transports import bound_reads
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
     from pathlib import Path
 
+    from penstock.net.arrivals import Arrivals
     from penstock.tls.contexts import TLSContext
 
     ContextSource: TypeAlias = TLSContext | Callable[[], TLSContext]
@@ -108,20 +110,22 @@ async def listen_tls(
     check_peer: Callable[[ssl.SSLObject], None] | None = None,
     on_failed: Callable[[Exception, asyncio.Transport], None] | None = None,
     has_room: Callable[[], bool] | None = None,
+    is_announced: Callable[[str], bool] | None = None,
+    arrivals: Arrivals | None = None,
 ) -> Listener:
     """As `listen_tcp`; a connection's protocol is made and connected after its TLS handshake.
 
     `context` is asked for each connection if it can be called, which is how a certificate is replaced. `on_failed` gets
     what ended a handshake, and the connection, which is closed after it returns. Where `has_room` says no, the connection
-    is ended before its handshake.
+    is ended before its handshake. Where `is_announced` says yes to the address that dialled, a PROXY protocol header comes
+    first, and `peername` is what it says. `arrivals` holds the connection until its handshake is over.
     """
 
     def accept() -> asyncio.Protocol:
         if has_room is not None and not has_room():
             return _TurnedAway()
-        return _Accepting(
-            protocol_factory, context() if callable(context) else context, handshake_timeout, check_peer, on_failed
-        )
+        session = context() if callable(context) else context
+        return _Accepting(protocol_factory, session, handshake_timeout, check_peer, on_failed, is_announced, arrivals)
 
     return await listen_tcp(host, port, accept, backlog=backlog, is_shared=is_shared)
 
@@ -137,7 +141,7 @@ def _place(name: str | bytes | tuple[str, int]) -> tuple[str, int]:
 
 
 class _Accepting(asyncio.Protocol):
-    """A fresh socket's protocol, until the TLS session takes over: at once."""
+    """A fresh socket's protocol, until the TLS session takes over: at once, or behind what a balancer says of it."""
 
     def __init__(
         self,
@@ -146,31 +150,52 @@ class _Accepting(asyncio.Protocol):
         handshake_timeout: float,
         check_peer: Callable[[ssl.SSLObject], None] | None,
         on_failed: Callable[[Exception, asyncio.Transport], None] | None,
+        is_announced: Callable[[str], bool] | None,
+        arrivals: Arrivals | None,
     ) -> None:
         self._protocol_factory = protocol_factory
         self._context = context
         self._handshake_timeout = handshake_timeout
         self._check_peer = check_peer
         self._on_failed = on_failed
+        self._is_announced = is_announced
+        self._arrivals = arrivals
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         lower = cast("asyncio.Transport", transport)  # what a stream server gives; uvloop's do not inherit from asyncio's
         bound_reads(lower)
-        on_failed = self._on_failed
+        if self._arrivals is not None:
+            self._arrivals.enter(lower)
+        peer = lower.get_extra_info("peername")
+        if self._is_announced is not None and peer and self._is_announced(peer[0]):
+            reading = ReadsAnnouncement(
+                lower,
+                timeout=self._handshake_timeout,
+                on_read=lambda source, rest: self._start(lower, source, rest),
+                on_failed=lambda exc: self._failed(lower, exc),
+            )
+            lower.set_protocol(reading)
+        else:
+            self._start(lower, None, b"")
 
-        def failed(exc: Exception) -> None:
-            if on_failed is not None:
-                on_failed(exc, lower)
-
+    def _start(self, lower: asyncio.Transport, source: tuple[str, int] | None, initial: bytes) -> None:
         start_tls(
             lower,
-            _Late(self._protocol_factory),
+            _Late(self._protocol_factory, lower, self._arrivals),
             self._context,
             server_side=True,
             handshake_timeout=self._handshake_timeout,
             check_peer=self._check_peer,
-            on_failed=failed,
+            on_failed=lambda exc: self._failed(lower, exc),
+            initial=initial,
+            peername=source,
         )
+
+    def _failed(self, lower: asyncio.Transport, exc: Exception) -> None:
+        if self._arrivals is not None:
+            self._arrivals.leave(lower)
+        if self._on_failed is not None:
+            self._on_failed(exc, lower)
 
 
 class _TurnedAway(asyncio.Protocol):
@@ -183,12 +208,18 @@ class _TurnedAway(asyncio.Protocol):
 class _Late(asyncio.Protocol):
     """Makes the real protocol when there is a connection for it, so that failed handshakes cost none."""
 
-    __slots__ = ("_factory",)
+    __slots__ = ("_arrivals", "_factory", "_lower")
 
-    def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self, factory: Callable[[], asyncio.BaseProtocol], lower: asyncio.Transport, arrivals: Arrivals | None
+    ) -> None:
         self._factory = factory
+        self._lower = lower
+        self._arrivals = arrivals
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._arrivals is not None:
+            self._arrivals.leave(self._lower)
         protocol = self._factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -17,6 +17,8 @@ from penstock.net.watch import PauseWatch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.net.meter import Meter
+
 # Of a bare socket, where a FIN is an end in order (a cancellation resets). Long, because a slow reader behind many buffers may
 # take nothing from this one for minutes; whether it is there at all is its own side's to see.
 _FIN_PATIENCE: Final = 300.0
@@ -41,15 +43,16 @@ def join(
     end_timeout: float = END_TIMEOUT,
     stall_timeout: float = STALL_TIMEOUT,
     fin_patience: float = _FIN_PATIENCE,
+    meter: Meter | None = None,
 ) -> None:
     """Take over two open transports, paused or not, and move bytes both ways until one side ends.
 
     `to_a` and `to_b` are what was already read for either side. `on_done` is called once, later, when both are gone.
     The end's timeouts are `close_gently`'s; `fin_patience` is for an end behind bytes of which the other side takes nothing
-    more. To stop a relay from outside, abort either transport.
+    more. To stop a relay from outside, abort either transport. `meter` counts what is moved either way, and may hold it up.
     """
     end = _End(on_done, end_timeout, stall_timeout, fin_patience)
-    side_a, side_b = _Side(a, end), _Side(b, end)
+    side_a, side_b = _side(a, end, meter), _side(b, end, meter)
     end.sides = (side_a, side_b)
     side_a.other, side_b.other = side_b, side_a
     for side in end.sides:
@@ -62,6 +65,10 @@ def join(
         side_a.data_received(to_b)
     side_a.begin()
     side_b.begin()
+
+
+def _side(transport: asyncio.Transport, end: _End, meter: Meter | None) -> _Side:
+    return _Side(transport, end) if meter is None else _MeteredSide(transport, end, meter)
 
 
 class _End:
@@ -123,7 +130,7 @@ class _Side(asyncio.Protocol):
             if other is not None and other.is_full():
                 self.hold()
             else:
-                self._transport.resume_reading()
+                self._resume()
 
     def is_full(self) -> bool:
         """Whether more is queued towards this side than its transport wants."""
@@ -173,6 +180,9 @@ class _Side(asyncio.Protocol):
         if self._held or self._transport.is_closing():
             return
         self._held = True
+        self._pause()
+
+    def _pause(self) -> None:
         self._transport.pause_reading()
         if not isinstance(self._transport, StreamTransport):  # those keep their own watch
             if self._watch is None:
@@ -184,8 +194,11 @@ class _Side(asyncio.Protocol):
         """The other one takes again."""
         if self._held:
             self._held = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            self._resume()
+
+    def _resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def finish(self) -> None:
         """Deliver what was written to this side and end it."""
@@ -213,3 +226,36 @@ class _Side(asyncio.Protocol):
 
     def _closed(self) -> None:
         self.connection_lost(None)
+
+
+class _MeteredSide(_Side):
+    """A side that waits for its meter, too."""
+
+    __slots__ = ("_meter", "_throttled")
+
+    def __init__(self, transport: asyncio.Transport, end: _End, meter: Meter) -> None:
+        super().__init__(transport, end)
+        self._meter = meter
+        self._throttled = False
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._meter.moved(len(data), self)
+
+    def throttle(self) -> None:
+        """Take no more from this peer: its group has moved too much."""
+        if not self._throttled:
+            self._throttled = True
+            if not self._held and not self._transport.is_closing():
+                self._pause()
+
+    def unthrottle(self) -> None:
+        """The group may move again."""
+        if self._throttled:
+            self._throttled = False
+            if not self._held:
+                self._resume()
+
+    def _resume(self) -> None:
+        if not self._throttled:
+            super()._resume()

@@ -53,6 +53,7 @@ def start_tls(
     check_peer: Callable[[ssl.SSLObject], None] | None = None,
     on_failed: Callable[[Exception], None],
     initial: bytes = b"",
+    peername: tuple[str, int] | None = None,
 ) -> TLSTransport:
     """Take over the open transport `lower` and start a TLS session on it.
 
@@ -65,7 +66,7 @@ def start_tls(
     `check_peer` raises to refuse a peer that OpenSSL accepts. On the client side it runs before our Finished leaves (in
     TLS 1.2, whose client finishes first, before the first byte of payload); on the server side before the first byte is
     delivered. `shutdown_timeout` bounds, in seconds, how long the peer may take to end after we did. `initial` is what was
-    already read from `lower`.
+    already read from `lower`. `peername`: whom a balancer in front named, instead of itself.
 
     In TLS 1.3 a server may refuse the client's certificate after the client's handshake is done: the client sees
     `connection_made`, then `connection_lost` with the `ssl.SSLError` that names the alert.
@@ -79,6 +80,7 @@ def start_tls(
         shutdown_timeout=shutdown_timeout,
         check_peer=check_peer,
         on_failed=on_failed,
+        peername=peername,
     )
     tls.start(initial, handshake_timeout)
     return tls
@@ -100,6 +102,7 @@ class TLSTransport(LayeredTransport):
         "_in",
         "_on_failed",
         "_out",
+        "_peername",
         "_seen",
         "_shutdown_timeout",
         "_ssl",
@@ -117,8 +120,10 @@ class TLSTransport(LayeredTransport):
         shutdown_timeout: float,
         check_peer: Callable[[ssl.SSLObject], None] | None,
         on_failed: Callable[[Exception], None],
+        peername: tuple[str, int] | None,
     ) -> None:
         super().__init__(lower, protocol)
+        self._peername = peername
         self._in, self._out = _bios(self._loop)
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
         self._shutdown_timeout = shutdown_timeout
@@ -360,6 +365,8 @@ class TLSTransport(LayeredTransport):
                 return self._ssl.cipher()
             case "server_name":
                 return getattr(self._ssl, "server_name", None) or self._ssl.server_hostname
+            case "peername" if self._peername is not None:
+                return self._peername
             case _:
                 return self._lower.get_extra_info(name, default)
 

@@ -46,7 +46,6 @@ OPEN: Final = _State.OPEN
 CLOSING: Final = _State.CLOSING
 CLOSED: Final = _State.CLOSED
 
-READ_MOST: Final = 64 * 1024  # four TLS records: what is handed on at a time everywhere here
 PIECE_LEAST: Final = 4096
 """Of what waits, smaller pieces are put together: an object and its place take 70 bytes."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -66,15 +65,6 @@ def cut(transport: asyncio.Transport) -> None:
             with contextlib.suppress(OSError, ValueError):  # closed already (uvloop: ValueError), or no TCP
                 below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
-
-
-def bound_reads(transport: asyncio.BaseTransport) -> None:
-    """Let a socket deliver at most `READ_MOST` at once: so much a reader that pauses may already have in hand.
-
-    CPython's transports read up to 256 KiB. uvloop's are as large and cannot be told.
-    """
-    if hasattr(transport, "max_size"):
-        transport.max_size = READ_MOST  # pyright: ignore[reportAttributeAccessIssue]  # an attribute of asyncio's own class
 
 
 class StreamTransport(asyncio.Transport):

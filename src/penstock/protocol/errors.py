@@ -13,7 +13,7 @@ class LocalProtocolError(PenstockError):
 
 
 class StreamLimitError(LocalProtocolError):
-    """No stream can be opened on this connection: the peer's limit, the memory budget, a GOAWAY, or ids used up."""
+    """No stream can be opened on this connection: the peer's limit, a GOAWAY, or ids used up."""
 
 
 class RemoteProtocolError(PenstockError):

@@ -239,28 +239,31 @@ def test_a_window_grows_while_its_reader_keeps_up_and_only_then(read_at_once: in
         pair.agent.consumed(stream_id, amount)
         unread -= amount
         pair.to_edge()
-    assert budget.used == size
+    assert budget.used == size - 65_536
 
 
-def test_the_budget_counts_windows_and_is_returned() -> None:
-    budget = WindowBudget(limit=10 * 65_536)
+def test_the_budget_counts_growth_and_what_is_held_and_both_are_returned() -> None:
+    budget = WindowBudget(limit=8 * 65_536)
     pair = Pair(agent_budget=budget)
     stream_id = pair.open()
-    assert budget.used == 65_536
+    assert budget.used == 0  # idle streams cost nothing, however many
     for _ in range(100):
         pair.edge.send_data(stream_id, bytes(65_536))
         _, events = pair.exchange()
         pair.agent.consumed(stream_id, len(data(events, stream_id)))
         pair.exchange()
-    assert budget.used == 8 * 65_536
-    others = [pair.edge.open_stream(REQUEST) for _ in range(3)]
+    assert budget.used == 7 * 65_536  # it did not double once more
+    budget.hold(65_536)
+    refused = pair.edge.open_stream(REQUEST)
     edge_events, _ = pair.exchange()
-    assert edge_events == [StreamReset(others[2], ErrorCode.REFUSED_STREAM)]
+    assert edge_events == [StreamReset(refused, ErrorCode.REFUSED_STREAM)]
     assert budget.is_spent
     pair.edge.reset_stream(stream_id)
     pair.exchange()
-    assert budget.used == 2 * 65_536
+    assert budget.used == 65_536
+    pair.open()
     pair.agent.terminate()
+    budget.release(65_536)
     assert budget.used == 0
 
 

@@ -7,8 +7,10 @@ from typing import Any, Final, cast
 
 from penstock.net.link.endings import Endings
 from penstock.net.link.limits import LinkLimits, LinkOwner
+from penstock.net.link.pulse import Pulse
 from penstock.net.link.stalls import Stalls
 from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
+from penstock.net.sockets import bound_unsent
 from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError, StreamLimitError
 from penstock.protocol.http2 import (
@@ -47,7 +49,8 @@ class Link(asyncio.Protocol):
         self._limits = limits or LinkLimits()
         self._settings = settings or Settings()
         self._role = role
-        self._http = Connection(role, self._settings, budget=budget)
+        self._budget = budget or WindowBudget()
+        self._http = Connection(role, self._settings, budget=self._budget)
         self._owner: LinkOwner | None = owner
         self._loop = asyncio.get_running_loop()
         self._lower: asyncio.Transport | None = None
@@ -59,14 +62,12 @@ class Link(asyncio.Protocol):
         self._reason: Exception | None = None  # why the peer ended the link, if it said
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
         self.received = 0
         """Bytes that came on the link, framing included."""
         self.sent = 0
         """Bytes that went, likewise."""
-        self._pinged = 0.0
+        self._pulse = Pulse(self._limits)
         self._counted = 0.0
-        self._answered = True
         self._stalls = Stalls(self._limits.stall_timeout)
         self._fewer: asyncio.Future[None] | None = None
 
@@ -81,6 +82,23 @@ class Link(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether a new stream may be opened."""
         return self._lower is not None and not self._ended and not self._draining and self._http.can_open
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it would be open if it had not as many streams as there may be."""
+        is_up = self._lower is not None and not self._ended and not self._draining and not self._http.is_closing
+        return is_up and not self._http.can_open
+
+    @property
+    def silence(self) -> float:
+        """Seconds that the peer has owed us the answer to a ping, with nothing else heard from it; 0 where it owes none."""
+        return self._pulse.silence(self._loop.time())
+
+    def probe(self) -> None:
+        """Ask for a sign of life, where there has been none just now: `silence` is told by the answer."""
+        if self._lower is not None and self._pulse.is_worth_asking(now := self._loop.time()):
+            self._ping(now)
+            self._flush_soon()
 
     @property
     def buffered(self) -> int:
@@ -136,7 +154,9 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
-        self._heard = self._pinged = self._counted = self._loop.time()
+        self._counted = self._loop.time()
+        self._pulse.begin(self._counted)
+        bound_unsent(self._lower)
         self._http.start()
         self._flush_soon()
         self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
@@ -146,8 +166,8 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lower is None:
             return  # it broke the protocol, and the transport has not ended yet
-        self._heard = self._loop.time()
         self.received += len(data)
+        self._pulse.heard = self._loop.time()
         try:
             events = self._http.receive_data(data)
         except RemoteProtocolError as exc:
@@ -212,6 +232,9 @@ class Link(asyncio.Protocol):
     def stream_queued(self, stream: LinkStream) -> int:
         return self._http.queued(stream.id)
 
+    def stream_held(self, amount: int) -> None:
+        self._budget.hold(amount)
+
     def stream_closed(self, stream: LinkStream) -> None:
         try:
             self._http.end_stream(stream.id)
@@ -258,7 +281,7 @@ class Link(asyncio.Protocol):
                     self._reason = RemoteProtocolError(f"the peer ended the link: {goaway.reason}", goaway.code)
                     self._lower.close()
             case PingAcknowledged():
-                self._answered = True
+                self._pulse.answered()
             case _:
                 pass
 
@@ -344,21 +367,24 @@ class Link(asyncio.Protocol):
     def _tick(self) -> None:
         now = self._loop.time()
         self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
-        if not self._answered and now - max(self._heard, self._pinged) >= self._limits.ping_timeout:
+        if self._pulse.is_gone(now):
             self._ended = True
             if self._lower is not None:
                 cut(self._lower)
             self.connection_lost(TimeoutError("the peer answers no pings"))
             return
-        if self._answered and now - self._pinged >= self._limits.ping_interval:
-            self._pinged, self._answered = now, False
-            self._http.ping(_PING)
+        if self._pulse.is_due(now):
+            self._ping(now)
         if now - self._counted >= self._limits.flood_interval:
             self._counted = now
             self._http.begin_interval()
         self._end_overdue(now)
         self._free_window(now)
         self._flush_soon()
+
+    def _ping(self, now: float) -> None:
+        self._pulse.asked(now)
+        self._http.ping(_PING)
 
     def _end_overdue(self, now: float) -> None:
         stuck, lingering = self._endings.overdue(now, self._http.queued)

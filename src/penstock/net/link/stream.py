@@ -49,6 +49,10 @@ class Carrier(Protocol):
         """Bytes accepted and not yet on their way."""
         ...
 
+    def stream_held(self, amount: int) -> None:
+        """So many bytes more (or fewer) wait for a slow reader or link; told where one has stopped, not for each chunk."""
+        ...
+
     def stream_closed(self, stream: LinkStream) -> None:
         """End it after what is queued, then report the loss."""
         ...
@@ -69,7 +73,7 @@ class LinkStream(StreamTransport):
     the protocol took the bytes. What was written and not yet sent makes `pause_writing` at the high-water mark.
     """
 
-    __slots__ = ("_carrier", "_fresh", "_head", "_high", "_low", "_unread", "headers", "id", "peer_ended")
+    __slots__ = ("_carrier", "_fresh", "_head", "_held", "_high", "_low", "_stuck", "_unread", "headers", "id", "peer_ended")
 
     def __init__(
         self,
@@ -89,6 +93,8 @@ class LinkStream(StreamTransport):
         self._carrier = carrier
         self._head: asyncio.Future[Headers] | None = None
         self._unread = 0  # received, not yet credited
+        self._held = 0  # of that, what a reader that has stopped left here
+        self._stuck = 0  # what was queued when the writer was stopped
         self._fresh = True  # nothing has been answered: agents may still refuse it as never begun
         self._high = high_water
         self._low = high_water // 4
@@ -119,6 +125,14 @@ class LinkStream(StreamTransport):
             self.abort()
             raise
 
+    def give_up(self, exc: StreamLostError) -> None:
+        """Edge: stop waiting for the response head: `response` raises `exc`, and the stream is reset."""
+        head = self._awaited()
+        if not head.done():
+            head.set_exception(exc)
+            head.exception()
+            self.abort()
+
     # --- reports of the link ----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -137,6 +151,9 @@ class LinkStream(StreamTransport):
         self._feed(data)
         if not self._paused and not self._inbox:
             self._give_credit()
+        else:
+            self._held += flow_controlled
+            self._carrier.stream_held(flow_controlled)
 
     def fed_eof(self) -> None:
         """The peer ended the stream."""
@@ -146,6 +163,8 @@ class LinkStream(StreamTransport):
     def drained(self, queued: int) -> None:
         """The queue has become shorter."""
         if self._choked and queued <= self._low:
+            self._carrier.stream_held(-self._stuck)
+            self._stuck = 0
             self._unchoke()
 
     def lost(self, exc: Exception | None) -> None:
@@ -153,7 +172,13 @@ class LinkStream(StreamTransport):
         if exc is not None and not self._awaited().done():
             self._awaited().set_exception(exc)
             self._awaited().exception()  # nobody may be waiting any more
+        self._holds_nothing()
         self._lost(exc)
+
+    def _holds_nothing(self) -> None:
+        if held := self._held + self._stuck:
+            self._held = self._stuck = 0
+            self._carrier.stream_held(-held)
 
     def _awaited(self) -> asyncio.Future[Headers]:
         if self._head is None:
@@ -163,13 +188,17 @@ class LinkStream(StreamTransport):
     # --- hooks of StreamTransport -----------------------------------------------------------------------------------
 
     def _below_write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._carrier.stream_write(self, data if isinstance(data, bytes) else bytes(data)) > self._high:
+        queued = self._carrier.stream_write(self, data if isinstance(data, bytes) else bytes(data))
+        if queued > self._high:
+            self._carrier.stream_held(queued - self._stuck)
+            self._stuck = queued
             self._choke()
 
     def _below_close(self) -> None:
         self._carrier.stream_closed(self)
 
     def _below_abort(self) -> None:
+        self._holds_nothing()
         self._carrier.stream_aborted(self, CANCEL)
 
     def _below_pause(self) -> None:
@@ -182,6 +211,9 @@ class LinkStream(StreamTransport):
         amount, self._unread = self._unread, 0
         if amount:
             self._carrier.stream_consumed(self, amount)
+        if self._held:
+            self._carrier.stream_held(-self._held)
+            self._held = 0
 
     # --- asyncio.Transport ------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from penstock.protocol.hosts import InvalidHostError, normalize_host
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
+    from penstock.net.arrivals import Arrivals
+
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 5.1: the first byte of a ClientHello
 _METHOD_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -30,10 +32,12 @@ class UpgradeListener(asyncio.Protocol):
 
     A TLS hello or garbage gets 400 in clear text, a plain request 426, a head over `head_limit` bytes or of more than
     `FIELDS_LIMIT` fields 431, one not there after `head_timeout` seconds 400. `on_refused(error)` is told, for logs and
-    counters. A GET of one of the `plain_paths` need be no upgrade: its request `is_plain` then.
+    counters. A GET of one of the `plain_paths` need be no upgrade: its request `is_plain` then. `arrivals` holds the
+    connection until its head is here.
     """
 
     __slots__ = (
+        "_arrivals",
         "_buffer",
         "_head_limit",
         "_on_refused",
@@ -53,8 +57,10 @@ class UpgradeListener(asyncio.Protocol):
         head_limit: int = HEAD_LIMIT,
         head_timeout: float = HEAD_TIMEOUT,
         plain_paths: Container[str] = (),
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._on_request = on_request
+        self._arrivals = arrivals
         self._plain_paths = plain_paths
         self._on_refused = on_refused
         self._head_limit = head_limit
@@ -67,6 +73,8 @@ class UpgradeListener(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # pyright: ignore[reportAttributeAccessIssue]  # asyncio's own signature is the wider one
         self._timer = asyncio.get_running_loop().call_later(self._timeout, self._timed_out)
+        if self._arrivals is not None and self._transport is not None:
+            self._arrivals.enter(self._transport)
 
     def data_received(self, data: bytes) -> None:
         transport = self._transport
@@ -118,6 +126,8 @@ class UpgradeListener(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._arrivals is not None and self._transport is not None:
+            self._arrivals.leave(self._transport)
 
     def _gone_while_paused(self, exc: Exception) -> None:
         if self._transport is not None and self._transport.get_protocol() is self:

@@ -104,8 +104,6 @@ class Connection:
         if not ledger.can_open:
             raise StreamLimitError("the connection takes no more streams")
         stream = ledger.create(ledger.last_id + 2)
-        if stream is None:
-            raise StreamLimitError("the memory for streams is used up")
         stream.head_sent = True
         self._out.control(self._head(stream.id, headers, end_stream=end_stream))
         if end_stream:

@@ -61,13 +61,10 @@ class Ledger:
 
     # --- streams ----------------------------------------------------------------------------------------------------
 
-    def create(self, stream_id: int) -> Stream | None:
-        """A new stream, or None when the memory budget is spent."""
+    def create(self, stream_id: int) -> Stream:
+        """A new stream."""
         self.last_id = stream_id
-        size = self.settings.initial_window
-        if not self.budget.take(size):
-            return None
-        stream = Stream(stream_id, receive_window=size, send_window=self.out.initial_window())
+        stream = Stream(stream_id, receive_window=self.settings.initial_window, send_window=self.out.initial_window())
         stream.step(Step.OPENED)
         self.streams[stream_id] = stream
         return stream
@@ -75,7 +72,7 @@ class Ledger:
     def close(self, stream: Stream, closure: Closure) -> None:
         """Take a stream out of the table, and remember how it closed."""
         del self.streams[stream.id]
-        self.budget.release(stream.window.size)
+        self._release(stream)
         self.forgotten.add(stream.id, closure)
 
     def sent_end(self, stream: Stream) -> None:
@@ -175,5 +172,9 @@ class Ledger:
         self.block = None
         self.out.silence()
         for stream in self.streams.values():
-            self.budget.release(stream.window.size)
+            self._release(stream)
         self.streams.clear()
+
+    def _release(self, stream: Stream) -> None:
+        """What its window took to grow."""
+        self.budget.release(stream.window.size - self.settings.initial_window)

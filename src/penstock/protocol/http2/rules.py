@@ -137,13 +137,12 @@ def _first_head(ledger: Ledger, stream_id: int, headers: Headers, events: list[E
     if malformed(headers, Kind.REQUEST, ledger.settings.max_header_fields) is not None:
         ledger.refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
         return
-    if ledger.goaway_sent or len(ledger.streams) >= ledger.stream_limit:
+    # The first is the link's own, which carries nothing in bulk: without it there would be no link.
+    has_no_memory = bool(ledger.streams) and ledger.budget.is_spent
+    if ledger.goaway_sent or len(ledger.streams) >= ledger.stream_limit or has_no_memory:
         ledger.refuse(stream_id, ErrorCode.REFUSED_STREAM)
         return
     stream = ledger.create(stream_id)
-    if stream is None:
-        ledger.refuse(stream_id, ErrorCode.REFUSED_STREAM)
-        return
     stream.head_complete()
     events.append(HeadersReceived(stream_id, headers, ends))
     if ends:

@@ -35,7 +35,7 @@ class Settings:
     """Our limits. "An interval" is the time between two `Connection.begin_interval` calls: the driver is the clock."""
 
     initial_window: int = 65_536
-    """Bytes a stream may send us unread at first; 4,096 streams then hold 256 MiB at most."""
+    """Bytes a stream may send us unread at first: a small answer whole, and 4,096 streams that stall hold 256 MiB at most."""
     max_window: int = 1024 * 1024
     """Where a stream's window stops growing: 1 MiB carries 40 MB/s at 25 ms."""
     connection_window: int = 16 * 1024 * 1024

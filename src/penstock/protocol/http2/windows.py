@@ -3,6 +3,9 @@
 A window starts small and doubles each time half of it was used up by a reader that keeps up, until `max_window` or until the
 budget is spent. What we credit is never more than what was read plus that growth, so the sum of
 all windows bounds the memory unread data can take.
+
+First windows are not counted until somebody holds bytes in them: most streams are idle or read at once, and 10,000 of them
+promise 640 MiB that nobody ever uses. A driver says what is held (`WindowBudget.hold`).
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ window so large that half of it is more than that."""
 
 
 class WindowBudget:
-    """Bytes of receive window that many connections share; passed to each of them.
+    """Bytes that many connections share, passed to each of them: how far windows have grown, and what waits for slow readers.
 
-    Over it windows stop growing, and streams are refused (an edge answers 429). Counting is by promise, not by use: the
-    memory is needed only when readers stall, but then all at once.
+    Over it windows stop growing, and an agent refuses streams; an edge, which opens them, asks before it does. Growth is
+    counted by promise, not by use: the memory is needed only when readers stall, but then all at once.
     """
 
     __slots__ = ("limit", "used")
@@ -41,8 +44,12 @@ class WindowBudget:
         self.used += amount
         return True
 
+    def hold(self, amount: int) -> None:
+        """`amount` bytes wait for somebody; what is there cannot be refused any more."""
+        self.used += amount
+
     def release(self, amount: int) -> None:
-        """Give back what was taken."""
+        """Give back what was taken or held."""
         self.used -= amount
 
 
