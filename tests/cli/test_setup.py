@@ -59,6 +59,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         (["init", "--api-url", URL, "--output", "dir:d", "--api-ca-file", "absent"], {"API_TOKEN": "k"}, "absent"),
         (["renew-cert", "--output", "dir:d", "--renew-before", "soon"], {}, "--renew-before"),
         (["renew-cert", "--output", "dir:d"], {}, "holds no CA to renew with"),
+        (["rotate-ca", "--output", "dir:d"], {}, "--api-url is required"),
+        (["rotate-ca", "--api-url", URL, "--output", "dir:d"], {}, "there is no credential"),
+        (["rotate-ca", "--api-url", URL, "--output", "dir:d"], {"API_TOKEN": "k"}, "holds no private side"),
+        (["rotate-ca", "--api-url", URL, "--output", "dir:d", "--settle", "soon"], {"API_TOKEN": "k"}, "--settle"),
         (["check", "absent"], {}, "is not a directory"),
     ],
 )

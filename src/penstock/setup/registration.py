@@ -9,24 +9,21 @@ from penstock.tls import certs
 
 if TYPE_CHECKING:
     from penstock.client.control import ControlClient
-    from penstock.schema.tunnels import TunnelCertificate
     from penstock.setup.progress import Progress
 
 
-async def register(
-    platform: ControlClient, tunnel_id: str, authority: certs.Authority, progress: Progress
-) -> TunnelCertificate | None:
-    """The platform's record of the CA; None from a dry run that would still have to register it."""
+async def register(platform: ControlClient, tunnel_id: str, authority: certs.Authority, progress: Progress) -> None:
+    """See to it that callers are told of this CA. Raises ConfigError when the tunnel's slots are full, or a rule is broken."""
     registered = await platform.certificates(tunnel_id)
     fingerprint = certs.fingerprint(authority.certificate)
     for certificate in registered:
         if certificate.fingerprint == fingerprint:
             progress.kept("the CA is registered")
-            return certificate
+            return
     if progress.would(f"register the CA {fingerprint[:16]}… on {tunnel_id}"):
-        return None
+        return
     try:
-        return await platform.register_certificate(tunnel_id, authority.certificate_pem)
+        await platform.register_certificate(tunnel_id, authority.certificate_pem)
     except ConfigError as exc:
         taken = ", ".join(f"{certificate.id} ({certificate.fingerprint[:16]}…)" for certificate in registered)
         raise ConfigError(
