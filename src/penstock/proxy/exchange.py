@@ -9,22 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
-from penstock.proxy.bodies import encode_chunk, last_chunk
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.events import KEEPALIVE, EventStream, is_event_stream, is_standing
 from penstock.proxy.headers import upstream_request
-from penstock.proxy.heads import Framing, Header, RequestHead, ResponseHead
+from penstock.proxy.record import Record
+from penstock.proxy.upload import Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from penstock.proxy.heads import Header, RequestHead, ResponseHead
     from penstock.proxy.routes import Route
     from penstock.proxy.service import Service
     from penstock.proxy.sides import Caller
     from penstock.proxy.upstream import UpstreamConnection
 
-_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS"})  # RFC 9110 9.2.2
-_PATH_LOGGED: Final = 256
 _MISDIRECTED: Final = 421
 _SWITCHED: Final = 101
 
@@ -34,73 +33,52 @@ class Exchange:
 
     __slots__ = (
         "_asks_upgrade",
-        "_began",
         "_caller",
         "_cancel_wait",
         "_connection",
         "_events",
-        "_framing",
         "_headers",
-        "_host",
         "_is_answered",
         "_is_caller_choked",
         "_is_choked",
         "_is_ending",
-        "_is_retried",
-        "_is_sent",
         "_is_standing",
-        "_method",
-        "_outgoing",
-        "_path",
-        "_received",
+        "_record",
         "_refusal",
-        "_request",
         "_route",
-        "_sent",
         "_service",
         "_silence",
         "_stall",
-        "_status",
         "_total",
+        "_upload",
         "is_over",
-        "number",
     )
 
     def __init__(self, service: Service, caller: Caller, head: RequestHead, to: Route | TunnelError, number: str) -> None:
         route = None if isinstance(to, TunnelError) else to
-        self.number = number
         self.is_over = False
         self._service = service
+        self._record = Record(service, number, head, route.name if route is not None else None)
         self._caller: Caller | None = caller
         self._route = route
         self._refusal = to if isinstance(to, TunnelError) else None
-        self._method = head.method
-        self._host = head.host
         self._headers = head.headers
         self._asks_upgrade = head.is_upgrade
-        self._path = head.target.partition(b"?")[0][:_PATH_LOGGED]  # queries hold session ids and codes
-        self._framing = head.framing
-        self._request = b""
+        request = b""
         if route is not None:
-            self._request = upstream_request(head, route.host_header, strips_token=route.strips_token)
-        self._outgoing: list[bytes] | None = []  # body that came before there was a connection; None once there was
+            request = upstream_request(head, route.host_header, strips_token=route.strips_token)
+        self._upload = Upload(head, request)
         self._connection: UpstreamConnection | None = None
         self._cancel_wait: Callable[[], object] | None = None
-        self._is_sent = False
         self._is_answered = False
         self._is_choked = False  # the upstream reads slower than the caller writes
         self._is_caller_choked = False
-        self._is_retried = False
         self._events: EventStream | None = None  # where the response is one
         self._is_standing = False  # it has no end of its own
         self._is_ending = False  # it ends with the event under way
         self._silence: Deadline | None = None
         self._stall: Deadline | None = None
         self._total: Deadline | None = None
-        self._began = service.loop.time()
-        self._status = 0
-        self._received = 0
-        self._sent = 0
 
     # --- from the caller --------------------------------------------------------------------------------------------
 
@@ -108,13 +86,7 @@ class Exchange:
         """Route the request; what of its body was fed before goes out with its head."""
         if self.is_over:
             return
-        self._service.log.info(
-            "request started",
-            request=self.number,
-            route=self._route.name if self._route else None,
-            method=self._method.decode(),
-            path=self._path.decode(),
-        )
+        self._record.started()
         total = self._service.limits.total_timeout
         if total:
             self._total = Deadline(self._service.loop, self._out_of_time)
@@ -136,14 +108,12 @@ class Exchange:
 
     def request_data(self, data: bytes) -> None:
         """Some of the request's body."""
-        self._received += len(data)
-        self._send(encode_chunk(data) if self._framing is Framing.CHUNKED else data)
+        self._record.received += len(data)
+        self._upload.data(data, self._connection)
 
     def request_ended(self, trailers: Sequence[Header] = ()) -> None:
         """The request's body is whole."""
-        if self._framing is Framing.CHUNKED:
-            self._send(last_chunk(trailers))
-        self._is_sent = True
+        self._upload.end(trailers, self._connection)
         if self._connection is not None and self._caller is not None and not self._is_answered:
             self._caller.request_passed()
 
@@ -152,7 +122,7 @@ class Exchange:
         if self.is_over:
             return
         connection = self._connection
-        if is_clean and connection is not None and self._status == _SWITCHED:
+        if is_clean and connection is not None and self._record.status == _SWITCHED:
             self._connection = None
             connection.close()
         self._let_go()
@@ -186,7 +156,7 @@ class Exchange:
     @property
     def holds_request(self) -> bool:
         """Whether the caller must not send more of the body now."""
-        return not self._is_sent and not self.is_over and (self._is_choked or bool(self._outgoing))
+        return not self._upload.is_whole and not self.is_over and (self._is_choked or self._upload.waits)
 
     # --- from the gate and the pool ---------------------------------------------------------------------------------
 
@@ -209,14 +179,11 @@ class Exchange:
             connection.abort()
             return
         self._connection = connection
-        outgoing, self._outgoing = self._outgoing, None
-        request = b"".join([self._request, *outgoing]) if outgoing else self._request
-        if not self._may_be_repeated():
-            self._request = b""
-        connection.start(self, request, is_head_request=self._method == b"HEAD", asks_upgrade=self._asks_upgrade)
+        request = self._upload.begin(is_bare=not self._record.received)
+        connection.start(self, request, is_head_request=self._record.method == b"HEAD", asks_upgrade=self._asks_upgrade)
         if self._caller is not None and not self.is_over:
             self._caller.update_reading()
-            if self._is_sent:
+            if self._upload.is_whole:
                 self._caller.request_passed()
 
     def not_connected(self, error: TunnelError) -> None:
@@ -235,21 +202,16 @@ class Exchange:
     def response_started(self, head: ResponseHead) -> None:
         """As `sides.Answered`."""
         self._is_answered = True
-        self._status = head.status
-        self._request = b""
+        self._record.status = head.status
+        self._upload.forget()
         if head.status == _SWITCHED:
-            self._is_sent = False  # the caller's bytes are the request's body now
+            self._upload.switch()
             self._is_standing = True
         elif is_event_stream(head):
             self._begin_events()
         self._headers = ()
         if head.status == _MISDIRECTED and self._route is not None and self._route.host_header is None:
-            self._service.log.warning(
-                "upstream answered 421",
-                request=self.number,
-                route=self._route.name,
-                hint=f"it does not know this Host; set host_header: upstream on route {self._route.name}",
-            )
+            self._record.misdirected()
         if self._caller is not None:
             self._caller.respond(head)
         if self._service.is_draining:
@@ -259,7 +221,7 @@ class Exchange:
         """As `sides.Answered`."""
         if self._events is not None:
             data = self._pass_events(self._events, data)
-        self._sent += len(data)
+        self._record.sent += len(data)
         if self._caller is not None:
             self._caller.respond_data(data)
             if self._is_ending and self._events is not None and self._events.is_at_boundary:
@@ -267,7 +229,7 @@ class Exchange:
 
     def response_ended(self, trailers: Sequence[Header]) -> bool:
         """As `sides.Answered`."""
-        is_sent = self._is_sent
+        is_sent = self._upload.is_whole
         self._connection = None
         caller = self._caller
         self._over("ok")
@@ -286,9 +248,8 @@ class Exchange:
         self._is_choked = False
         if self.is_over:
             return
-        if is_stale and self._may_be_repeated() and self._route is not None:
-            self._is_retried = True
-            self._outgoing = []
+        if is_stale and self._upload.may_be_repeated(is_bare=not self._record.received) and self._route is not None:
+            self._upload.repeat()
             self._cancel_wait = self._service.pool.request(self._route, self, is_fresh=True)
             return
         self._fail(
@@ -313,7 +274,7 @@ class Exchange:
 
     def _begin_events(self) -> None:
         self._events = EventStream()
-        self._is_standing = is_standing(self._method, self._headers)
+        self._is_standing = is_standing(self._record.method, self._headers)
         silence = self._route.sse_keepalive if self._route is not None else 0.0
         if silence:
             self._silence = Deadline(self._service.loop, self._silent)
@@ -373,26 +334,15 @@ class Exchange:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _send(self, data: bytes) -> None:
-        if self._outgoing is not None:
-            self._outgoing.append(data)
-        elif self._connection is not None:
-            self._connection.write(data)
-
-    def _may_be_repeated(self) -> bool:
-        """RFC 9110 9.2.2: only what the upstream may see twice, once, and only while we still have all of it: no body."""
-        return self._method in _IDEMPOTENT and not self._received and self._is_sent and not self._is_retried
-
     def _fail(self, error: TunnelError) -> None:
-        route = self._route.name if self._route else None
-        self._service.refused(error, self.number, route=route, host=self._host.decode())
+        self._record.refused(error)
         caller = self._caller
         if self._is_answered:
             self._over(error.code.value)
             if caller is not None:
                 caller.cut()
             return
-        self._status = error.status
+        self._record.status = error.status
         self._over(error.code.value)
         if caller is not None:
             caller.refuse(error)
@@ -412,20 +362,9 @@ class Exchange:
             if deadline is not None:
                 deadline.close()
         self._caller = None
-        self._outgoing = None
+        self._upload.forget()
         self._is_choked = False
-        self._service.ended(
-            self.number,
-            route=self._route.name if self._route else None,
-            method=self._method,
-            path=self._path,
-            caller=identity.caller_id if identity is not None else None,
-            status=self._status,
-            outcome=outcome,
-            began=self._began,
-            received=self._received,
-            sent=self._sent,
-        )
+        self._record.ended(outcome, identity)
 
 
 def _late(public: str, detail: str) -> TunnelError:

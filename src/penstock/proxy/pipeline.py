@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.transports import cut
-from penstock.proxy.bodies import Body, BodyError, CloseBody, encode_chunk, last_chunk, make_body
+from penstock.proxy.bodies import Body, BodyError, CloseBody, make_body
 from penstock.proxy.deadline import Deadline
+from penstock.proxy.download import Download
 from penstock.proxy.exchange import Exchange
-from penstock.proxy.headers import caller_response, refusal
-from penstock.proxy.heads import Framing, RequestHead, ResponseHead, check_beginning, parse_request
-from penstock.proxy.routes import normalize
+from penstock.proxy.heads import RequestHead, ResponseHead, check_beginning, parse_request
+from penstock.proxy.routes import StreamNames, normalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.proxy.heads import Header
-    from penstock.proxy.routes import Route, RouteTable
     from penstock.proxy.service import Service
     from penstock.tls.names import CallerIdentity
 
@@ -39,26 +38,21 @@ class Pipeline(asyncio.Protocol):
         "_body",
         "_buffer",
         "_deadline",
+        "_download",
         "_exchange",
         "_is_begun",
         "_is_choked",
         "_is_ending",
-        "_is_head_request",
         "_is_paused",
         "_is_queued",
         "_is_upgraded",
-        "_keeps_alive",
-        "_known",
         "_leave_with",
+        "_names",
         "_on_lost",
-        "_out",
         "_received",
         "_requests",
-        "_respond_framing",
-        "_server_name",
         "_service",
         "_transport",
-        "_upgrade",
         "identity",
         "number",
     )
@@ -75,27 +69,21 @@ class Pipeline(asyncio.Protocol):
         self.number = number
         self.identity: CallerIdentity | None = None
         self._service = service
-        self._upgrade = upgrade
-        self._server_name: str | None = None
+        self._names = StreamNames(upgrade)
         self._leave_with: Callable[[int, str], None] | None = leave
         self._on_lost: Callable[[Pipeline], None] | None = on_lost
         self._transport: asyncio.Transport | None = None
         self._deadline = Deadline(service.loop, self._too_late)
-        # Keep-alive requests say the same Host each time, and find the same route until a reload brings another table.
-        self._known: tuple[bytes, RouteTable, Route | TunnelError] | None = None
         self._requests = 0
         self._buffer = b""  # an unfinished head, or what came after a request that is not over
         self._exchange: Exchange | None = None
         self._body: Body | None = None
         self._received = 0
-        self._out: list[bytes] = []
-        self._respond_framing = Framing.NONE
-        self._keeps_alive = True
+        self._download = Download()
         self._is_begun = False  # of the next head something has come
         self._is_choked = False  # the caller reads slower than we write
         self._is_paused = False
         self._is_queued = False  # the next request waits for its turn of the loop, or for the caller to read
-        self._is_head_request = False
         self._is_upgraded = False  # bytes pass as they are, both ways, until either side ends
         self._is_ending = False  # nothing that still arrives counts
 
@@ -119,7 +107,7 @@ class Pipeline(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what TLS gives
         self._transport = transport
         name: str | None = transport.get_extra_info("server_name")
-        self._server_name = (normalize(name) or name) if name else None
+        self._names.server_name = (normalize(name) or name) if name else None
         self._deadline.set(self._service.limits.idle_timeout)
         if self._service.is_draining:
             self._leave()
@@ -186,7 +174,7 @@ class Pipeline(asyncio.Protocol):
             "request refused", stream=self.number, code=error.code.value, error=error.detail or error.public
         )
         self._service.metrics.refusals.labels(error.code.value).inc()
-        self._is_head_request = False
+        self._download.begin_unread()
         self._answer(error, closes=True)
 
     def _next_head(self) -> RequestHead | None:
@@ -207,12 +195,10 @@ class Pipeline(asyncio.Protocol):
     def _begin(self, head: RequestHead) -> None:
         self._deadline.clear()
         self._is_begun = False
-        self._is_head_request = head.method == b"HEAD"
         self._requests += 1
         self._received = 0
-        self._keeps_alive = head.keeps_alive
-        self._respond_framing = Framing.CLOSE if head.is_http_1_0 else Framing.CHUNKED
-        to = self._find(head.host)
+        self._download.begin(head)
+        to = self._names.route(head.host, self._service.routes)
         exchange = Exchange(self._service, self, head, to, f"{self.number}.{self._requests}")
         self._exchange = exchange
         self._body = make_body(head.framing, head.length, head.trailers)
@@ -228,14 +214,6 @@ class Pipeline(asyncio.Protocol):
         exchange.start(head)
         if not exchange.is_over:
             self._expect_more()
-
-    def _find(self, raw: bytes) -> Route | TunnelError:
-        routes = self._service.routes
-        if self._known is not None and self._known[0] == raw and self._known[1] is routes:
-            return self._known[2]
-        to = routes.choose(raw, upgrade=self._upgrade, server_name=self._server_name)
-        self._known = (raw, routes, to)
-        return to
 
     def _receive_body(self, data: bytes) -> None:
         exchange, body = self._exchange, self._body
@@ -282,7 +260,7 @@ class Pipeline(asyncio.Protocol):
     def _caller_lost(self, *, is_clean: bool) -> None:
         self._is_ending = True
         self._buffer = b""
-        self._out.clear()
+        self._download.clear()
         exchange, self._exchange = self._exchange, None
         self._body = None
         if exchange is not None:
@@ -312,8 +290,7 @@ class Pipeline(asyncio.Protocol):
 
     def inform(self, head: ResponseHead) -> None:
         """As `sides.Caller`."""
-        if self._respond_framing is Framing.CHUNKED:  # HTTP/1.0 knows no 1xx
-            self._out.append(caller_response(head, Framing.NONE, closes=False))
+        self._download.inform(head)
 
     def respond(self, head: ResponseHead) -> None:
         """As `sides.Caller`."""
@@ -323,21 +300,15 @@ class Pipeline(asyncio.Protocol):
         if self._body is None or self._body.is_over:
             self._deadline.clear()
         else:
-            self._keeps_alive = False  # answered before it was asked in full: the rest of the question is not waited for
-        if head.framing is Framing.LENGTH or head.framing is Framing.NONE:
-            self._respond_framing = head.framing
-        elif self._respond_framing is Framing.CLOSE:
-            self._keeps_alive = False
+            self._download.keeps_alive = False  # answered before it was asked in full: the rest is not waited for
         if self._service.is_draining:
-            self._keeps_alive = False
-        self._out.append(caller_response(head, self._respond_framing, closes=not self._keeps_alive))
+            self._download.keeps_alive = False
+        self._download.respond(head)
 
     def _switch(self, head: ResponseHead) -> None:
         self._deadline.clear()
         self._is_upgraded = True
-        self._keeps_alive = False
-        self._respond_framing = Framing.CLOSE
-        self._out.append(caller_response(head, Framing.CLOSE, closes=False))
+        self._download.switch(head)
         self._body = CloseBody()
         rest, self._buffer = self._buffer, b""  # a caller should wait for the 101, but may not have
         if rest:
@@ -346,18 +317,17 @@ class Pipeline(asyncio.Protocol):
 
     def respond_data(self, data: bytes) -> None:
         """As `sides.Caller`."""
-        self._out.append(encode_chunk(data) if self._respond_framing is Framing.CHUNKED else data)
+        self._download.data(data)
 
     def respond_end(self, trailers: Sequence[Header] = ()) -> None:
         """As `sides.Caller`."""
-        if self._respond_framing is Framing.CHUNKED:
-            self._out.append(last_chunk(trailers))
+        self._download.end(trailers)
         self.flush()
-        self._next(closes=not self._keeps_alive)
+        self._next(closes=not self._download.keeps_alive)
 
     def refuse(self, error: TunnelError) -> None:
         """As `sides.Caller`."""
-        self._answer(error, closes=not self._keeps_alive or self._body is None or not self._body.is_over)
+        self._answer(error, closes=not self._download.keeps_alive or self._body is None or not self._body.is_over)
 
     def cut(self) -> None:
         """As `sides.Caller`."""
@@ -368,18 +338,13 @@ class Pipeline(asyncio.Protocol):
 
     def flush(self) -> None:
         """As `sides.Caller`."""
-        out = self._out
-        if not out or self._transport is None:
-            return
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        self._transport.write(data)
+        self._download.flush(self._transport)
 
     # --- the end of a request ---------------------------------------------------------------------------------------
 
     def _answer(self, error: TunnelError, *, closes: bool) -> None:
         closes = closes or self._service.is_draining
-        self._out.append(refusal(error, closes=closes, is_head_request=self._is_head_request))
+        self._download.refuse(error, closes=closes)
         self.flush()
         self._next(closes=closes)
 

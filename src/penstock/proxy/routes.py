@@ -98,6 +98,27 @@ class RouteTable:
         return self.is_same(upgrade, host)
 
 
+class StreamNames:
+    """What one stream was opened for: the upgrade's Host, normalized, and the SNI once TLS is up."""
+
+    __slots__ = ("_known", "_upgrade", "server_name")
+
+    def __init__(self, upgrade: str) -> None:
+        self._upgrade = upgrade
+        self.server_name: str | None = None
+        # Keep-alive requests say the same Host each time, and find the same route until a reload brings another table.
+        self._known: tuple[bytes, RouteTable, Route | TunnelError] | None = None
+
+    def route(self, raw: bytes, routes: RouteTable) -> Route | TunnelError:
+        """Where a request with this Host goes, or why nowhere."""
+        known = self._known
+        if known is not None and known[0] == raw and known[1] is routes:
+            return known[2]
+        to = routes.choose(raw, upgrade=self._upgrade, server_name=self.server_name)
+        self._known = (raw, routes, to)
+        return to
+
+
 def _route(name: str, config: RouteConfig) -> Route:
     scheme, host, port = parse_upstream(config.url)
     header: bytes | None
