@@ -9,7 +9,9 @@ import contextlib
 import signal
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from penstock.net import heap
 from penstock.net import loop as loops
+from penstock.net.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -50,12 +52,16 @@ def run_role(make: Callable[[], Role]) -> None:
         role = make()
         if isinstance(role, Reloadable):
             _reload_on_hangup(role)
+        tasks = Tasks()
         try:
             await unless_stopped(stopping, role.start())
+            heap.settle()
+            tasks.spawn(heap.tend(), "heap")
             if isinstance(role, Mortal) and not stopping.is_set():
                 await unless_stopped(stopping, role.until_failed())
             await stopping.wait()
         finally:
+            await tasks.aclose()
             await role.stop()
 
     run_until_signal(serve)
