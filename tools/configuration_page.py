@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from penstock.config.types import HostPort, format_duration, parse_duration, parse_network, parse_size
+from penstock.edge.config import EdgeConfig
 from penstock.proxy.config import ProxyConfig
 from penstock.proxy.route_settings import RouteConfig
 
@@ -31,10 +32,16 @@ _SIZES: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 def render() -> str:
     """The whole page as it should be."""
     introduction = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-    return introduction + MARK + "".join(f"\n{table}" for table in _tables(ProxyConfig, ""))
+    return (
+        introduction
+        + MARK
+        + "".join(
+            f"\n{table}" for name, model in (("Proxy", ProxyConfig), ("Edge", EdgeConfig)) for table in _tables(model, "", name)
+        )
+    )
 
 
-def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
+def _tables(model: type[BaseModel], path: str, role: str) -> Iterator[str]:
     """One table a section, depth first."""
     rows: list[str] = []
     inner: list[tuple[type[BaseModel], str]] = []
@@ -47,12 +54,12 @@ def _tables(model: type[BaseModel], path: str) -> Iterator[str]:
             inner.append((section, f"{name}.<name>"))
         else:
             inner.append((section, f"{path}{name}"))
-    title = f"`{path.removesuffix('.')}`" if path else "Proxy"
+    title = f"`{path.removesuffix('.')}`" if path else role
     if rows:
         head = "| setting | takes | default | |\n| --- | --- | --- | --- |\n"
         yield f"{'###' if path else '##'} {title}\n\n{_text(model.__doc__)}\n\n{head}" + "\n".join(rows) + "\n"
     for section, name in inner:
-        yield from _tables(section, f"{name}.")
+        yield from _tables(section, f"{name}.", role)
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
