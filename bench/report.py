@@ -157,12 +157,13 @@ def _streams(found: Findings) -> Iterator[str]:
 
 
 def _memory(found: Findings) -> Iterator[str]:
-    if found.memory is None:
-        return
-    memory = found.memory
     yield ""
     yield "### Memory"
     yield ""
+    if found.memory is None:
+        yield "Not measured in this run (`--streams 0`)."
+        return
+    memory = found.memory
     yield f"| {memory.streams:,} idle event streams | a stream | target | 10 s after 200 KB on each | target |"
     yield "| --- | --- | --- | --- | --- |"
     for hop, target in MEMORY_TARGETS.items():
