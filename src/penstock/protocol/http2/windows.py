@@ -18,10 +18,6 @@ FIRST_STEP: Final = 32 * 1024
 """Half of what an edge leaves uncredited towards a small connection (`Settings.stream_credit`): it would wait for ever for a
 window so large that half of it is more than that."""
 
-_LIMIT: Final = 1024 * 1024 * 1024
-"""First windows of the 10,000 streams that an edge takes are 640 MiB; the rest is to grow into. At 256 MiB it was full with
-4,096 streams, idle ones too."""
-
 
 class WindowBudget:
     """Bytes that many connections share, passed to each of them: how far windows have grown, and what waits for slow readers.
@@ -32,7 +28,7 @@ class WindowBudget:
 
     __slots__ = ("limit", "used")
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: int = 256 * 1024 * 1024) -> None:
         self.limit = limit
         self.used = 0
 
