@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from tests.support.ca import CALLER, DOMAIN, ORGANIZATION, WORKSPACE
 from tests.support.site import TUNNEL_ID, tunnel
 
-from penstock.edge.directory import NOTHING, Directory, closed_tunnels, revoked_callers
-from penstock.schema.edges import CallerRecord, Snapshot
+from penstock.edge.directory import NOTHING, Directory, closed_tunnels, evicted_edges, revoked_callers
+from penstock.schema.edges import CallerRecord, EdgeRecord, Snapshot
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -32,9 +32,19 @@ def test_before_the_first_snapshot_nothing_exists() -> None:
     assert not NOTHING.callers
 
 
-def test_a_caller_that_leaves_the_feed_before_its_certificate_ends_is_revoked() -> None:
+def test_a_caller_that_leaves_the_feed_is_revoked_whether_or_not_its_certificate_ran_out() -> None:
     old = holding(caller("a"), caller("b"), caller("c", NOW - timedelta(seconds=1)))
-    assert revoked_callers(old, holding(caller("b")), NOW) == {"a"}
+    assert revoked_callers(old, holding(caller("b"))) == {"a", "c"}
+
+
+def test_an_edge_that_leaves_the_feed_is_evicted_and_one_with_a_new_certificate_is_not() -> None:
+    def of(*edges: EdgeRecord) -> Directory:
+        return Directory.of(Snapshot(version=1, tunnels=(), callers=(), edges=edges))
+
+    def edge(name: str, *serials: str) -> EdgeRecord:
+        return EdgeRecord(name=name, serials=serials, host="192.0.2.1", port=443, server_name=name)
+
+    assert evicted_edges(of(edge("a", "1"), edge("b", "2")), of(edge("a", "3", "1"))) == {"2"}
 
 
 def test_only_a_tunnel_that_left_is_closed_and_a_rotated_one_stays() -> None:

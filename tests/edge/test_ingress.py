@@ -315,12 +315,14 @@ async def test_a_certificate_that_ran_out_opens_nothing_but_its_streams_go_on(si
     ):
         stream, _ = await site.open(edge)
         await until(lambda: site.callers[0].expires_at < datetime.now(UTC))
-        site.callers = ()
         site.publish(edge)
         assert (await refusal(site, edge))[0] == 403
         await stream.write(b"opened in time")
         assert await stream.read(100) == b"opened in time"
-        await stream.aclose()
+        site.callers = ()  # revoked since, or a day later
+        site.publish(edge)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            assert await stream.read(1) != b""
 
 
 async def test_an_archived_tunnels_streams_are_cut_even_while_they_stall(site: Site) -> None:

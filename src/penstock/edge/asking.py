@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """On whose behalf a stream is asked for. `certificate`: the caller's (DER). `hop`: what passed it on, None for nobody."""
+    """On whose behalf a stream is asked for.
+
+    certificate: the caller's (DER). hop: what passed it on, None for nobody; passed_by: the serial of an edge's certificate.
+    """
 
     identity: CallerIdentity
     certificate: bytes
     hop: bytes | None = None
+    passed_by: str | None = None
 
 
 def presented(request: UpgradeRequest) -> bytes:
@@ -57,7 +61,7 @@ def by_edge(request: UpgradeRequest, serial: str, directory: Directory, callers_
         raise _forbidden("the certificate is of no edge that the feed knows")
     if request.header(HOP) != HOP_EDGE:
         raise _forbidden("an edge opens streams on a caller's behalf only")
-    return _on_behalf(request, HOP_EDGE, callers_ca)
+    return _on_behalf(request, HOP_EDGE, callers_ca, passed_by=serial)
 
 
 def by_worker(request: UpgradeRequest, callers_ca: Sequence[x509.Certificate]) -> Asked:
@@ -67,13 +71,15 @@ def by_worker(request: UpgradeRequest, callers_ca: Sequence[x509.Certificate]) -
     return _on_behalf(request, HOP_WORKER, callers_ca)
 
 
-def _on_behalf(request: UpgradeRequest, hop: bytes, callers_ca: Sequence[x509.Certificate]) -> Asked:
+def _on_behalf(
+    request: UpgradeRequest, hop: bytes, callers_ca: Sequence[x509.Certificate], *, passed_by: str | None = None
+) -> Asked:
     """The caller's certificate, held against the caller CAs here too: what a neighbour verified is the neighbour's word."""
     try:
         der = base64.b64decode(request.header(CALLER) or b"", validate=True)
         if not certs.is_issued_by(certs.load_certificate(der), callers_ca):
             raise _forbidden("the certificate that was passed on is of no caller CA")
-        return Asked(caller_identity(der), der, hop)
+        return Asked(caller_identity(der), der, hop, passed_by)
     except (binascii.Error, IdentityError) as exc:
         raise _forbidden("the certificate that was passed on is no caller's") from exc
 

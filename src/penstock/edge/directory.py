@@ -12,7 +12,6 @@ from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from penstock.schema.edges import CallerRecord, EdgeRecord, Snapshot, TunnelRecord
 
@@ -58,13 +57,18 @@ NOTHING: Final = Directory(version=-1, tunnels={}, domains={}, callers={})
 """Before the first snapshot."""
 
 
-def revoked_callers(old: Directory, new: Directory, now: datetime) -> frozenset[str]:
-    """Serials whose live streams are to be cut.
+def revoked_callers(old: Directory, new: Directory) -> frozenset[str]:
+    """Serials whose live streams are to be cut: what is not in the feed any more.
 
-    A record that leaves the feed because its certificate ran out ends nothing: its streams were opened in time, and a
-    caller renews for the next one.
+    Control keeps the record of a certificate that ran out for another life of it: its streams were opened in time and go on, and who
+    is revoked meanwhile loses them.
     """
-    return frozenset(serial for serial, record in old.callers.items() if serial not in new.callers and record.expires_at > now)
+    return frozenset(old.callers.keys() - new.callers.keys())
+
+
+def evicted_edges(old: Directory, new: Directory) -> frozenset[str]:
+    """Serials of edges' certificates whose passed-on streams are to be cut."""
+    return frozenset(old.edges.keys() - new.edges.keys())
 
 
 def closed_tunnels(old: Directory, new: Directory) -> frozenset[UUID]:

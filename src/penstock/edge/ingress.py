@@ -10,7 +10,7 @@ from uuid import UUID
 from penstock.edge.admission import Admission, admit_caller, known_caller
 from penstock.edge.answers import refusal_of
 from penstock.edge.asking import Asked, by_caller, by_edge, by_worker, edge_serial, presented
-from penstock.edge.directory import Directory, closed_tunnels, revoked_callers
+from penstock.edge.directory import Directory, closed_tunnels, evicted_edges, revoked_callers
 from penstock.edge.events import Events
 from penstock.edge.live import ARCHIVED, DRAINED, REVOKED, Live, LiveStreams, Way
 from penstock.edge.opening import RETRY_AFTER, LinkLostError, NoLinkError, Opening, unavailable
@@ -267,7 +267,9 @@ class Ingress:
             raise
         early = request.accept(headers)
         self._metrics.opened.labels("accepted" if way.passed_to is None else "passed_on").inc()
-        self.streams.join(Live(admission, way, request.transport, stream, seat), to_caller=first, to_agent=early)
+        self.streams.join(
+            Live(admission, way, request.transport, stream, seat, asked.passed_by), to_caller=first, to_agent=early
+        )
 
     def _answer(self, request: UpgradeRequest, response: bytes) -> None:
         """What somebody behind this edge refused with, whole; and the end."""
@@ -287,12 +289,15 @@ class Ingress:
     # --- the feed ---------------------------------------------------------------------------------------------------
 
     def _cut_revoked(self, old: Directory, new: Directory) -> None:
-        """Streams of revoked callers and archived tunnels end within the feed's delay, whatever they are doing."""
-        revoked = revoked_callers(old, new, datetime.now(UTC))
+        """Streams of revoked callers, evicted edges and archived tunnels end within the feed's delay, whatever they do."""
+        revoked = revoked_callers(old, new)
+        evicted = evicted_edges(old, new)
         archived = {str(tunnel_id) for tunnel_id in closed_tunnels(old, new)}
         if revoked:
             self.events.revoke(revoked)
             self.streams.cut(REVOKED, lambda live: live.serial in revoked)
+        if evicted:
+            self.streams.cut(REVOKED, lambda live: live.passed_by in evicted)
         if archived:
             self.streams.cut(ARCHIVED, lambda live: live.admission.tunnel.wire_id in archived)
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _c = tables.caller_certificates
 
 
+def kept_since(core: Core) -> datetime:
+    """When a certificate must have run out to leave the feed: a life ago. Its streams go on so long, or end with its holder."""
+    return core.now() - timedelta(seconds=core.config.caller_certificate_lifetime)
+
+
 async def issue(core: Core, key: Principal, csr_pem: str) -> CallerCertificate:
     """A client certificate for the caller behind a credential. Every name in it is ours; the request gives only the key."""
     try:
@@ -114,10 +119,11 @@ async def authority_pem(core: Core, key: Principal) -> str:
 
 
 async def _make_room(core: Core, connection: AsyncConnection, holder_id: str, now: datetime) -> None:
-    # Expired serials are in no snapshot any more; here is where they leave the table.
-    await connection.execute(delete(_c).where(_c.c.expires_at <= now))
+    # What ran out a while ago is in no snapshot any more; here is where it leaves the table.
+    await connection.execute(delete(_c).where(_c.c.expires_at <= kept_since(core)))
     limit = core.config.limits.certificates_per_caller
-    if (await connection.execute(select(func.count()).where(_c.c.holder_id == holder_id))).scalar_one() >= limit:
+    live = select(func.count()).where(_c.c.holder_id == holder_id, _c.c.expires_at > now)
+    if (await connection.execute(live)).scalar_one() >= limit:
         raise ApiError(
             "rate_limit_error",
             f"this identity holds {limit} live caller certificates already",

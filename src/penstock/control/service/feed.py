@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from penstock.control.service import liveness, roots
+from penstock.control.service import callers, liveness, roots
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
@@ -149,7 +149,7 @@ def _retiring(verifier: str | None, until: datetime | None, now: datetime) -> tu
 
 async def _callers(core: Core, connection: AsyncConnection) -> tuple[CallerRecord, ...]:
     c = tables.caller_certificates
-    query = select(c).where(c.c.expires_at > core.now(), *liveness.of_caller_certificate()).order_by(c.c.serial)
+    query = select(c).where(c.c.expires_at > callers.kept_since(core), *liveness.of_caller_certificate()).order_by(c.c.serial)
     return tuple(
         CallerRecord(
             serial=row.serial,
