@@ -60,8 +60,8 @@ NOTHING: Final = Directory(version=-1, tunnels={}, domains={}, callers={})
 def revoked_callers(old: Directory, new: Directory) -> frozenset[str]:
     """Serials whose live streams are to be cut: what is not in the feed any more.
 
-    Control keeps the record of a certificate that ran out for another life of it: its streams were opened in time and go on, and who
-    is revoked meanwhile loses them.
+    Control keeps the record of a certificate that ran out for another life of it: its streams were opened in time and go on;
+    who is revoked meanwhile loses them.
     """
     return frozenset(old.callers.keys() - new.callers.keys())
 

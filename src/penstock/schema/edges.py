@@ -92,8 +92,8 @@ class TunnelRecord(_Wire):
 class CallerRecord(_Wire):
     """One caller certificate whose holder may call; one whose serial is not here is refused, and so is one that ran out.
 
-    Records stay for another such time after `expires_at`: streams opened in time go on, and end when the record goes, with its holder at
-    the latest.
+    Records stay for another such time after `expires_at`: streams opened in time go on, and end when the record goes, with its
+    holder at the latest.
     """
 
     serial: str
