@@ -30,7 +30,7 @@ from penstock.protocol.http2.frames import FrameType, frame
 if TYPE_CHECKING:
     from tests.support.site import Site
 
-    from penstock.edge.sessions import AgentSession
+    from penstock.edge.session import AgentSession
 
 pytestmark = pytest.mark.anyio
 

@@ -262,7 +262,7 @@ async def world(folder: Path, *, edge_limits: EdgeLimits | None = None, **change
         await control.start()
         started.push_async_callback(control.stop)
         settings = roles.edge(options, control.url, folder / "enrolment-token")
-        limits = edge_limits or EdgeLimits(feed_wait_seconds=0.3, stop_seconds=1.0)
+        limits = edge_limits or EdgeLimits(stop_seconds=1.0)
         edge = Edge(settings.model_copy(update={"admin_addr": None, "limits": limits}))
         await edge.start()
         started.push_async_callback(edge.stop)

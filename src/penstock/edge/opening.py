@@ -18,7 +18,8 @@ from penstock.protocol.metadata import REPLICA
 if TYPE_CHECKING:
     from penstock.edge.admission import Admission
     from penstock.edge.config import EdgeLimits
-    from penstock.edge.sessions import AgentSession, Sessions
+    from penstock.edge.session import AgentSession
+    from penstock.edge.sessions import Sessions
     from penstock.net.link.stream import Headers
     from penstock.net.upgrade import UpgradeRequest
 
