@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -253,6 +254,39 @@ async def test_callers_are_checked_by_the_new_ca_and_the_new_list(tmp_path: Path
         assert s.events("config reloaded")[1]["changes"] == ["callers.ca_file: other content"]
         async with s.caller(identity=ca.caller(other)) as stream:
             assert (await stream.fetch(get())).status == 200
+
+
+@pytest.mark.parametrize("why", ["expired", "list", "ca", "required"])
+async def test_a_caller_who_would_not_be_let_in_any_more_begins_no_further_request(tmp_path: Path, why: str) -> None:
+    ca_file = write(tmp_path, "callers.crt", CALLERS.certificate_pem)
+    before = {"mode": "request" if why == "required" else "require", "ca_file": str(ca_file)}
+    async with (
+        reloading(tmp_path, callers=before) as (s, change),
+        s.caller(identity=None if why == "required" else ca.caller(CALLERS)) as stream,
+        s.caller(identity=ca.caller(CALLERS, workspace_id="wrkspc_01Another")) as other,
+    ):
+        assert (await stream.fetch(get())).status == 200
+        match why:
+            case "expired":
+                s.proxy.live.callers._now = lambda: datetime.now(UTC) + timedelta(days=3660)
+            case "list":
+                change(callers={**before, "allow": ["wrkspc_01Another"]})
+                await s.until(lambda: s.events("config reloaded"))
+                assert (await other.fetch(get())).status == 200  # nobody else is disturbed
+            case "ca":
+                write(tmp_path, "callers.crt", ca.ca("callers-2").certificate_pem)
+                await s.until(lambda: s.events("config reloaded"))
+            case _:
+                change(callers={**before, "mode": "require"})
+                await s.until(lambda: s.events("config reloaded"))
+        ended = len(s.events("request ended"))
+        await stream.send(get())
+        with pytest.raises(ssl.SSLEOFError):  # the Close behind it says why: inner TLS has no word for it
+            await stream.read()
+        assert stream.close_code == 1001
+        assert len(s.events("request ended")) == ended
+        (said,) = s.events("caller no longer admitted")
+        assert said["caller"] == (None if why == "required" else ca.CALLER)
 
 
 async def test_a_route_that_comes_to_ask_for_tokens_asks_at_the_next_request(tmp_path: Path) -> None:

@@ -120,7 +120,9 @@ class Streams:
         )
 
         def check(session: ssl.SSLObject) -> None:
-            pipeline.identity = self.callers.check(session)
+            admission = self.callers.admit(session)
+            pipeline.identity = admission.identity
+            pipeline.is_admitted = lambda: self.callers.still_admits(admission)
             self._opening.discard(opening)
             self._open.add(pipeline)
             self._service.metrics.streams.set(len(self._open))

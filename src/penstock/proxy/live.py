@@ -87,10 +87,11 @@ class Live:
     @classmethod
     def load(cls, config: ProxyConfig, lookup: LookUp) -> Live:
         """For a start; ConfigError for what the settings or their files got wrong."""
+        identity = Identity.load(config)
         return cls(
             config,
-            Identity.load(config),
-            Callers(config.callers.allow),
+            identity,
+            Callers(config.callers, identity.callers_ca),
             RouteTable(config.routes, config.tunnel_domain),
             _resolver(config, lookup),
             Trust.load(config.upstream.tls),
@@ -119,7 +120,7 @@ class Live:
         return Live(
             config,
             identity,
-            Callers(config.callers.allow),
+            Callers(config.callers, identity.callers_ca),
             RouteTable(config.routes, config.tunnel_domain),
             self.resolver if is_dialling_as_before else _resolver(config, lookup),
             self.trust if trust.is_same(self.trust) else trust,

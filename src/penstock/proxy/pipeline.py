@@ -27,6 +27,10 @@ _GOING_AWAY: Final = 1001
 _FAILED: Final = 1011
 
 
+def _always() -> bool:
+    return True
+
+
 class Pipeline(asyncio.Protocol):
     """One stream's requests.
 
@@ -54,6 +58,7 @@ class Pipeline(asyncio.Protocol):
         "_service",
         "_transport",
         "identity",
+        "is_admitted",
         "number",
     )
 
@@ -68,6 +73,8 @@ class Pipeline(asyncio.Protocol):
     ) -> None:
         self.number = number
         self.identity: CallerIdentity | None = None
+        self.is_admitted: Callable[[], bool] = _always
+        """Whether the caller may begin another request: its certificate runs out, and the settings change."""
         self._service = service
         self._names = StreamNames(upgrade)
         self._leave_with: Callable[[int, str], None] | None = leave
@@ -164,9 +171,15 @@ class Pipeline(asyncio.Protocol):
             except TunnelError as exc:
                 self._refuse_head(exc)
                 return
-            if head is not None:
+            if head is not None and self.is_admitted():
                 self._begin(head)
+            elif head is not None:
+                self._service.log.info("caller no longer admitted", stream=self.number, caller=self._caller_id())
+                self._leave()
         self.update_reading()
+
+    def _caller_id(self) -> str | None:
+        return self.identity.caller_id if self.identity is not None else None
 
     def _refuse_head(self, error: TunnelError) -> None:
         """Where one request ends and the next begins is not known any more: this is the stream's last answer."""
