@@ -373,6 +373,19 @@ async def test_an_edge_that_is_gone_leaves_the_agent_on_the_others(site: Site) -
 # --- the local side ---------------------------------------------------------------------------------------------------
 
 
+async def test_a_limit_of_open_files_is_a_limit_of_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.agent.server.raise_descriptor_limit", lambda _: 67)
+    with capture_logs() as lines:
+        async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+            streams = [(await site.open(edge))[0] for _ in range(2)]  # and the control stream
+            response, _ = await site.ask(edge)
+            assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+            for stream in streams:
+                await stream.aclose()
+    (said,) = [line for line in lines if line["event"] == "streams limited by open files" and line["role"] == "agent"]
+    assert (said["streams_a_link"], said["files"]) == (3, 67)
+
+
 async def test_nothing_on_the_local_target_is_said_without_its_address(site: Site) -> None:
     async with site.edge() as edge, site.agent(edge, url="http://127.0.0.1:9", links=1):
         response, _ = await site.ask(edge)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support import ca
 from tests.support.ca import DOMAIN, HOST
 from tests.support.rawagent import CONNECTOR, accept, raw_agent
@@ -106,6 +107,26 @@ async def test_a_full_edge_says_when_to_come_back(site: Site) -> None:
         assert (response.status, response.header(b"penstock-error")) == (429, b"rate_limited")
         assert response.header(b"retry-after") == b"1"
         await stream.aclose()
+
+
+async def test_a_limit_of_open_files_is_a_limit_of_callers_and_links(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[int] = []
+
+    def system(most: int) -> int:
+        wanted.append(most)
+        return 70
+
+    monkeypatch.setattr("penstock.edge.files.raise_descriptor_limit", system)
+    with capture_logs() as lines:
+        async with Origin(Echo) as origin, site.edge(limits={**QUICK, "callers": 20, "links": 20}) as edge:
+            assert wanted == [2 * 20 + 20 + 64]
+            async with site.agent(edge, url=origin.url, links=1):
+                streams = [(await site.open(edge))[0] for _ in range(2)]
+                assert (await refusal(site, edge))[:2] == (429, "rate_limited")
+                for stream in streams:
+                    await stream.aclose()
+    (said,) = [line for line in lines if line["event"] == "streams limited by open files"]
+    assert (said["callers"], said["links"], said["files"]) == (2, 2, 70)
 
 
 # --- which agent ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import platform
 import secrets
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from penstock.agent.connection import LinkPlan
@@ -20,6 +20,7 @@ from penstock.agent.reach import Reach
 from penstock.agent.supervisor import Supervisor
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError, PenstockError
+from penstock.net.loop import raise_descriptor_limit
 from penstock.net.tasks import Tasks
 from penstock.protocol.http2 import WindowBudget
 from penstock.protocol.notice import FEATURE, Notice
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from penstock.agent.config import AgentConfig
+    from penstock.agent.config import AgentConfig, AgentLimits
     from penstock.protocol.token import TunnelToken
+
+_OWN_FILES: Final = 64  # links, log, token, metrics, the loop's own, look-ups
 
 
 @dataclass(slots=True)
@@ -99,16 +102,17 @@ class Agent:
     async def start(self) -> None:
         """Read the token, bind the metrics port, begin to dial. ConfigError or IdentityError for what cannot work."""
         config = self._config
+        limits = self._limits_that_hold()
         token = await asyncio.to_thread(read_token, config)
         trust = await asyncio.to_thread(read_trust, config, token)
         edges = config.edge or _addresses(token.edges)
         if not edges:
             raise ConfigError("the token names no edge", hint="set edge to the address of one, e.g. edge.example.com:7844")
-        origin = Origin(config.url, limits=config.limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
+        origin = Origin(config.url, limits=limits, metrics=self.metrics, tasks=self._tasks, log=self._log)
         plan = LinkPlan(
             registration=self._registration(token),
             context=trust.context(),
-            limits=config.limits,
+            limits=limits,
             budget=WindowBudget(),
             serve=origin.serve,
             reach=Reach(config).dial,
@@ -120,6 +124,17 @@ class Agent:
         supervisor.start()
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
+
+    def _limits_that_hold(self) -> AgentLimits:
+        """Where the system does not give a file a stream, fewer streams: the edge is told, EMFILE tells nobody."""
+        limits, links = self._config.limits, self._config.ha_connections
+        files = raise_descriptor_limit(limits.streams_a_link * links + _OWN_FILES)
+        most = max((files - _OWN_FILES) // links, 1)
+        if most >= limits.streams_a_link:
+            return limits
+        hint = "raise it with ulimit -n or LimitNOFILE"
+        self._log.warning("streams limited by open files", streams_a_link=most, files=files, hint=hint)
+        return limits.model_copy(update={"streams_a_link": most})
 
     async def until_failed(self) -> NoReturn:
         """Raises UnavailableError when the network it lives in is dead; for the program that runs this role alone."""

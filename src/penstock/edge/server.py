@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock.config.types import HostPort
 from penstock.edge.feed import Feed
+from penstock.edge.files import limits_that_hold
 from penstock.edge.follow import Follower
 from penstock.edge.ingress import Ingress
 from penstock.edge.metrics import EdgeMetrics
@@ -40,8 +41,8 @@ class Edge:
     """One edge. `start` returns when it listens; `stop` lets streams finish, within `limits.stop_seconds`."""
 
     def __init__(self, config: EdgeConfig, *, clock: Callable[[], float] = time.time) -> None:
-        self._config = config
         self._log = get_logger("edge")
+        config = self._config = config.model_copy(update={"limits": limits_that_hold(config.limits, self._log)})
         self._tasks = Tasks(self._failed)
         registry = new_registry()
         metrics = self.metrics = EdgeMetrics.on(registry)

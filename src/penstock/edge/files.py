@@ -1,0 +1,34 @@
+"""How many callers and links the open files allow that the system gives this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from penstock.net.loop import raise_descriptor_limit
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.edge.config import EdgeLimits
+
+_OWN_FILES: Final = 64  # listeners, log, state, the control plane, the loop's own
+_A_CALLER: Final = 2  # its own connection, and another where its stream is passed on
+
+
+def limits_that_hold(limits: EdgeLimits, log: FilteringBoundLogger) -> EdgeLimits:
+    """The limits, or lower ones where the files do not suffice: who is refused is told, EMFILE tells nobody."""
+    wanted = limits.links + limits.callers * _A_CALLER
+    files = raise_descriptor_limit(wanted + _OWN_FILES)
+    given = max(files - _OWN_FILES, _A_CALLER + 1)
+    if given >= wanted:
+        return limits
+    links = max(limits.links * given // wanted, 1)
+    callers = max((given - links) // _A_CALLER, 1)
+    log.warning(
+        "streams limited by open files",
+        callers=callers,
+        links=links,
+        files=files,
+        hint="raise it with ulimit -n or LimitNOFILE",
+    )
+    return limits.model_copy(update={"callers": callers, "links": links})
