@@ -121,3 +121,8 @@ def test_a_role_without_settings_says_how_they_are_given(command: Callable[..., 
     assert "hint: " in ended.err
     assert "--config FILE" in ended.err
     assert "check the path given" not in ended.err
+
+
+def test_help_is_a_word_too(command: Callable[..., Ended]) -> None:
+    assert command("help") == command("--help")
+    assert command("help", "up").out.startswith("Usage: penstock up ")

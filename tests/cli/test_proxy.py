@@ -183,3 +183,16 @@ def test_a_missing_file_is_one_line_and_a_hint(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "open nowhere.yaml: no such file or directory" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_callers_ca_that_is_no_pem_is_named_with_its_setting(
+    command: Callable[..., Ended], file: Path, tmp_path: Path
+) -> None:
+    """The API's answer is JSON; saved as it came it is what somebody will name here."""
+    answer = tmp_path / "callers-ca.crt"
+    answer.write_text(json.dumps({"caller_ca_pem": AUTHORITY.certificate_pem}))
+    file.write_text(file.read_text() + f"callers: {{mode: require, ca_file: {answer}}}\n")
+    ended = command("proxy", "-config", str(file), "-check-config")
+    assert ended.code == 2
+    assert f"callers.ca_file: {answer} holds no PEM certificate" in ended.err
+    assert "caller_ca_pem" in ended.err

@@ -133,3 +133,32 @@ def test_help_opens_with_examples(command: Callable[..., Ended]) -> None:
     ended = command("up", "--help")
     assert ended.code == 0
     assert "penstock up --route my=http://127.0.0.1:9000" in ended.out
+
+
+def test_an_empty_folder_name_is_not_this_folder(command: Callable[..., Ended], tmp_path: Path) -> None:
+    found = one_line(command("up", "--once", "--dir", ""), 2)
+    assert "--dir is empty" in found["error"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("upstream", "hint"), [("http://192.0.2.7:9", "--allow-ip"), ("http://169.254.169.254", "clouds keep credentials")]
+)
+def test_an_address_that_the_proxy_would_refuse_is_refused_before_anything_is_dialled(
+    command: Callable[..., Ended], upstream: str, hint: str
+) -> None:
+    found = one_line(command("up", "--once", "--free-ports", "--route", f"my={upstream}"), 2)
+    assert found["error"] == "--route my: the proxy may not dial its address"
+    assert hint in found["hint"]
+    assert "upstream.allowed_ips" not in found["hint"]
+
+
+def test_a_folder_whose_store_is_lost_is_to_be_moved_away(command: Callable[..., Ended], tmp_path: Path) -> None:
+    assert command("up", "--once", "--free-ports").code == 0
+    modes = {name: (tmp_path / ".penstock" / name).stat().st_mode & 0o777 for name in ("lock", "control/control.db")}
+    assert set(modes.values()) == {0o600}, modes
+    for file in (tmp_path / ".penstock/control").glob("control.db*"):
+        file.unlink()
+    found = one_line(command("up", "--once", "--free-ports"), 2)
+    assert "control.db is gone" in found["error"]
+    assert "move the folder away" in found["hint"]

@@ -181,8 +181,12 @@ UPSTREAM_CA = ca.ca("upstream-ca")
 
 
 @asynccontextmanager
-async def tls_site(folder: Path, pair: KeyPair, **upstream_tls: Any) -> AsyncGenerator[Site]:
-    server = await asyncio.start_server(_serve, "127.0.0.1", 0, ssl=contexts.control_server(pair))
+async def tls_site(folder: Path, pair: KeyPair | None, **upstream_tls: Any) -> AsyncGenerator[Site]:
+    """An `https` route to a server; without a pair it speaks plain HTTP."""
+    if pair is None:
+        server = await asyncio.start_server(_refuse, "127.0.0.1", 0)
+    else:
+        server = await asyncio.start_server(_serve, "127.0.0.1", 0, ssl=contexts.control_server(pair))
     port = server.sockets[0].getsockname()[1]
     upstream = {"allowed_ips": ["127.0.0.0/8"], "tls": upstream_tls}
     with capture_logs() as log:
@@ -194,6 +198,14 @@ async def tls_site(folder: Path, pair: KeyPair, **upstream_tls: Any) -> AsyncGen
         finally:
             await proxy.stop()
             server.close()
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What a plain HTTP server says to a TLS hello."""
+    await reader.read(1000)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+    writer.close()
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -237,6 +249,14 @@ async def test_an_upstream_that_is_not_trusted_is_refused_with_the_reason(
         assert (answer.status, answer.error) == (502, b"upstream_tls")
         assert b"127.0.0.1" not in answer.body
         assert reason in s.events("upstream failed")[0]["error"].lower()
+
+
+async def test_an_upstream_that_speaks_no_tls_is_told_apart_from_one_that_is_not_trusted(tmp_path: Path) -> None:
+    async with tls_site(tmp_path, None) as s, s.caller() as stream:
+        answer = await stream.fetch(get())
+        assert (answer.status, answer.error) == (502, b"upstream_tls")
+        assert b"does not speak TLS" in answer.body
+        assert "http://" in s.events("upstream failed")[0]["hint"]
 
 
 # --- limits, start and stop -------------------------------------------------------------------------------------------

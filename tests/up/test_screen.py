@@ -35,8 +35,19 @@ def test_three_steps_with_the_url_in_them(capsys: pytest.CaptureFixture[str]) ->
 
 def test_your_own_servers_tools_are_listed_for_nothing_is_known_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     said = steps(capsys, Options(routes=parse_routes(["my=http://h:1"])))
-    assert f"tools {URL}" in said
+    assert f"1. list its tools  penstock tools {URL}" in said.replace(str(Path(sys.executable).parent) + "/", "").replace(
+        ".venv/bin/", ""
+    )
     assert "hello" not in said
+    assert "your own server" not in said
+
+
+def test_after_a_proof_that_failed_it_is_said_how_to_look_again(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().try_again(Options(folder=Path("/srv/x"), routes=parse_routes(["my=http://h:1"])), {"my": URL})
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"tools {URL}" in err
+    assert "PENSTOCK_PROFILE=/srv/x/profile.json " in err
 
 
 def test_another_folders_profile_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,9 @@ pins.add_to(app)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point: expected failures become one line and a hint, and nothing becomes a traceback unasked."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["help"]:
+        given = [*given[1:], "--help"]
     try:
         app(args=agent.accept_cloudflared(roles.accept_go_flags(given)), prog_name="penstock")
     except PenstockError as exc:

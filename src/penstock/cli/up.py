@@ -35,7 +35,7 @@ def up(
         typer.Option(metavar="CIDR", help="Let upstreams resolve to this network too; private ones and loopback are allowed."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit after the proof call; 1 if it failed.")] = False,  # noqa: FBT002 - typer's way of a flag
-    folder: Annotated[Path, typer.Option("--dir", help="Where everything is kept.")] = Path(".penstock"),
+    folder: Annotated[str, typer.Option("--dir", help="Where everything is kept.")] = ".penstock",
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Take free ports instead of the usual ones.")] = False,  # noqa: FBT002
     log_level: Annotated[str, typer.Option(help="debug, info, warn or error: what the roles tell while they run.")] = "warn",
 ) -> None:
@@ -48,12 +48,14 @@ def up(
         from penstock.up.screen import Screen  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("up", exc)
-    from penstock.errors import PenstockError  # noqa: PLC0415
+    from penstock.errors import ConfigError, PenstockError  # noqa: PLC0415
     from penstock.telemetry.log import configure, parse_level  # noqa: PLC0415
 
+    if not folder.strip():  # as a path it would be this folder
+        raise ConfigError("--dir is empty", hint="name a folder, for example --dir .penstock")
     configure(parse_level(log_level))
     options = Options(
-        folder=folder,
+        folder=Path(folder),
         routes=parse_routes(route or ()),
         allowed=parse_networks(allow_ip or ()),
         once=once,
@@ -70,8 +72,11 @@ def up(
                     if once:
                         raise
                     report(exc)
+                    screen.try_again(options, tunnel.urls())
+                else:
+                    if not once:
+                        screen.next_steps(options, next(iter(tunnel.urls().values())))
                 if not once:
-                    screen.next_steps(options, next(iter(tunnel.urls().values())))
                     screen.staying()
                     await asyncio.Event().wait()  # until a signal cancels this task, once: stopping is then undisturbed
 

@@ -33,6 +33,12 @@ _SECONDS: Final = 15.0  # an answer takes milliseconds; the rest is networks
 _PAGE: Final = 1000
 
 
+_TUNNELS_KEY: Final = "pst-tunnels-"
+_WRONG_KIND: Final = (
+    "a Tunnels API key manages tunnels and makes no calls: use an API key (pst-key-…) of the tunnel's workspace"
+)
+
+
 class Edition(Enum):
     """A published version of the Tunnels API: the same tunnels under another path, beta and scope."""
 
@@ -71,6 +77,7 @@ class ControlClient:
         self.base_url = base_url.rstrip("/")
         self._credential = credential
         self._refused_hint = refused_hint
+        self._is_managing = api_key.reveal().startswith(_TUNNELS_KEY)
         self.edition: Final = edition
         self._tunnels = edition.path
         self._published = {"anthropic-version": "2023-06-01", "anthropic-beta": edition.beta}
@@ -275,7 +282,7 @@ class ControlClient:
             return IdentityError(
                 f"the {self._credential} may not do this: {message}",
                 detail=detail,
-                hint=self._refused_hint or "use a key of the right workspace",
+                hint=self._refused_hint or (_WRONG_KIND if self._is_managing else "use a key of the right workspace"),
             )
         if status == 404:
             return NotFoundError(message, detail=detail, hint="check the name, and that the API key is of the same workspace")

@@ -35,6 +35,7 @@ _METADATA: Final[tuple[IPNetwork, ...]] = (
     IPv6Network("fd00:c1::a9fe:a9fe/128"),  # Oracle
 )
 _NAMED_BY_PREFIX: Final = {4: 24, 6: 64}  # one subnet, in either family: nobody writes that by accident
+LISTS: Final = "list the network in the route's allowed_ips, or in upstream.allowed_ips"
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _ANSWERS_MOST: Final = 64  # a name with more addresses than this is no upstream
 _IPV4_BROADCAST: Final = IPv4Address("255.255.255.255")
@@ -74,6 +75,13 @@ class Guard:
 
     def _matching(self, address: IPAddress) -> list[IPNetwork]:
         return [network for network in self._allowed if network.version == address.version and address in network]
+
+
+def refusal_hint(address: IPAddress) -> str:
+    """What to do about an address that is not dialled."""
+    if any(address in network for network in _METADATA if network.version == address.version):
+        return "clouds keep credentials at such addresses: they are dialled only where a list names their own small subnet"
+    return f"{LISTS}, if it is meant to be reached"
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
@@ -130,7 +138,7 @@ class Resolver:
                 TunnelErrorCode.ADDRESS_REFUSED,
                 "the upstream of this route has an address that the proxy may not dial",
                 detail=f"IP validation failed: {refused} is not a private address",
-                hint="list the network in the route's allowed_ips, or in upstream.allowed_ips, if it is meant to be reached",
+                hint=refusal_hint(refused),
             )
         return [_dialled(address) for address in answers]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, IdentityError
 from penstock.proxy.callers import Callers
 from penstock.proxy.guard import Guard, Resolver
 from penstock.proxy.routes import RouteTable
@@ -47,7 +47,7 @@ class Identity:
     def of(cls, pair: KeyPair, config: ProxyConfig) -> Identity:
         """With a pair that was read already."""
         ca_file = config.callers.ca_file
-        callers_ca = contexts.read_pem(ca_file) if ca_file is not None else None
+        callers_ca = _read_callers_ca(ca_file) if ca_file is not None else None
         context = contexts.proxy_inner(pair, [] if callers_ca is None else [callers_ca], config.callers.mode)
         return cls(pair, callers_ca, context, certs.load_certificate(pair.certificate_pem).not_valid_after_utc)
 
@@ -189,3 +189,16 @@ def _flat(config: ProxyConfig, *, is_default_left_out: bool = False) -> dict[str
         else:
             flat[path] = str(value)
     return flat
+
+
+def _read_callers_ca(file: Path) -> str:
+    text = contexts.read_pem(file)
+    try:
+        certs.load_bundle(text)
+    except IdentityError as exc:
+        raise ConfigError(
+            f"callers.ca_file: {file} holds no PEM certificate",
+            detail=exc.detail,
+            hint="`penstock setup init` writes callers-ca.crt; of the API's JSON only `caller_ca_pem` belongs in the file",
+        ) from exc
+    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from penstock.errors import TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.dial import dial_tcp, dial_tls
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from penstock.proxy.limits import ProxyLimits
     from penstock.proxy.routes import Route
     from penstock.tls.contexts import TLSContext
+
+_NOT_TLS: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"}
+"""What OpenSSL says of a peer that answers a hello with plain text."""
 
 
 class Waiting(Protocol):
@@ -184,6 +187,13 @@ class Pool:
                 return await dial_tcp(str(address), route.port, timeout=timeout)
             return await dial_tls(str(address), route.port, context=trust, server_hostname=route.host, timeout=timeout)
         except ssl.SSLError as exc:
+            if exc.reason in _NOT_TLS:
+                raise TunnelError(
+                    TunnelErrorCode.UPSTREAM_TLS,
+                    "the upstream of this route does not speak TLS",
+                    detail=f"tls: {where}: {exc.reason}",
+                    hint="write http:// in the route's URL if it speaks plain HTTP",
+                ) from exc
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_TLS,
                 "the upstream of this route has no certificate that the proxy trusts",

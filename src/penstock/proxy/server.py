@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from penstock.proxy.reload import Source
 
 
+_FEW_STREAMS: Final = 1000  # below it a busy proxy meets its limit, and somebody should know before
 _OWN_FILES: Final = 64  # listeners, log, certificates, the loop's own, look-ups
 
 
@@ -162,7 +163,7 @@ class Proxy:
         await self._tasks.aclose()
         if self._listener is not None:
             self._listener.close()
-            self._log.info("proxy stopping", streams=len(self._streams) if self._streams is not None else 0)
+            self._log.info("proxy stopping", streams=self.streams)
         if self._streams is not None:
             left = await self._streams.drain(time_for_calls(self._config.shutdown_timeout))
             if left:
@@ -174,6 +175,11 @@ class Proxy:
             await self._admin.stop()
         self._listener = None
         self._log.info("proxy stopped")
+
+    @property
+    def streams(self) -> int:
+        """How many streams of callers are open."""
+        return len(self._streams) if self._streams is not None else 0
 
     def why_not_ready(self) -> str | None:
         """What keeps it from serving, for `/readyz`."""
@@ -191,7 +197,8 @@ class Proxy:
         most = max((files - _OWN_FILES) // 2, 1)
         if most >= limits.streams:
             return limits
-        self._log.warning(
+        say = self._log.warning if most < _FEW_STREAMS else self._log.info
+        say(
             "streams limited by open files",
             streams=most,
             files=files,

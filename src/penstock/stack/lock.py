@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def only_one(folder: Path, command: str) -> Generator[None]:
     """Hold the folder's lock; ConfigError when another process does. The kernel lets go of it however a process ends."""
-    with (folder / "lock").open("a+b") as file:
+    file_name = folder / "lock"
+    file_name.touch(mode=0o600)
+    with file_name.open("a+b") as file:
         try:
             _take(file.fileno())
         except OSError as exc:

@@ -48,7 +48,8 @@ def check_free(ports: object, command: str) -> None:
             reason = "is in use" if exc.errno == errno.EADDRINUSE else f"cannot be had: {(exc.strerror or str(exc)).lower()}"
             raise ConfigError(
                 f"port {address.port} for {ROLES[name]} {reason}",
-                hint=f"stop what has it (another `penstock {command}`?), or add --free-ports",
+                hint=f"stop what has it (another `penstock {command}`?), or add --free-ports"
+                + (' (with make: make up ARGS="--free-ports")' if command == "up" else ""),
             ) from exc
 
 

@@ -95,12 +95,19 @@ async def start(
     linking = Agent(agent)
     await linking.start()
     started.push_async_callback(linking.stop)
+    started.callback(_tell_of_waiting, serving, screen)
     try:
         async with asyncio.timeout(_LINKS_SECONDS):
             await linking.until_ready()
     except TimeoutError:
         raise UnavailableError("the agent got no link to the edge", hint="look at its log above") from None
     screen.step(f"agent     connected to the edge for *.{proxy.tunnel_domain}")
+
+
+def _tell_of_waiting(serving: Proxy, screen: Screen) -> None:
+    """First of all when it stops: what follows may take seconds, and nobody should wonder why."""
+    if serving.streams:
+        screen.note(f"waiting for {serving.streams} call{'s' * (serving.streams > 1)}; Ctrl-C again ends them")
 
 
 def _route(upstream: str) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from penstock.config.types import HostPort, parse_network
-from penstock.errors import ConfigError, UnavailableError
+from penstock.errors import ConfigError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.dial import dial_tcp
+from penstock.proxy.guard import LISTS, Guard, Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,8 +81,24 @@ def parse_networks(texts: Iterable[str]) -> tuple[IPNetwork, ...]:
     return tuple(networks)
 
 
-async def check_reachable(route: Route) -> None:
-    """ConfigError when nothing answers where the route leads."""
+async def check_reachable(route: Route, allowed: Iterable[IPNetwork] | None = None) -> None:
+    """ConfigError when nothing answers where the route leads, or when its proxy would not dial it: private networks, loopback
+    and `allowed` are dialled.
+    """
+    if allowed is not None:
+        networks = [*map(parse_network, (*PRIVATE, *loopback_networks([route.upstream]))), *allowed]
+        try:
+            await asyncio.wait_for(Resolver(Guard(networks)).resolve(route.address.host), _REACH_SECONDS)
+        except TunnelError as exc:
+            is_refused = exc.code is TunnelErrorCode.ADDRESS_REFUSED
+            hint = (exc.hint or "").replace(LISTS, "add --allow-ip with its network")
+            raise ConfigError(
+                f"--route {route.name}: " + ("the proxy may not dial its address" if is_refused else "its host has no address"),
+                detail=exc.detail,
+                hint=hint,
+            ) from exc
+        except TimeoutError:
+            pass  # a slow name server: what is dialled next says it
     try:
         transport = await dial_tcp(route.address.host, route.address.port, timeout=_REACH_SECONDS)
     except UnavailableError as exc:

@@ -15,7 +15,7 @@ from penstock.config.types import HostPort
 from penstock.control.server import Control
 from penstock.control.service.bootstrap import first_tunnels_key, initialize
 from penstock.edge.server import Edge
-from penstock.errors import UnavailableError
+from penstock.errors import ConfigError, UnavailableError
 from penstock.net.tasks import Tasks
 from penstock.secret import Secret
 from penstock.stack import private_side, proof
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from penstock.up.options import Options
     from penstock.up.screen import Screen
 
+_STORE: Final = "control.db"
 _POLL_SECONDS: Final = 0.02
 
 
@@ -42,7 +43,7 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Up]:
     with only_one(options.folder, "up"):
         check_free(options.ports)
         for route in options.routes:
-            await check_reachable(route)
+            await check_reachable(route, options.allowed)
         async with contextlib.AsyncExitStack() as started:
             yield await _start(options, screen, started)
 
@@ -104,6 +105,11 @@ async def _access(options: Options) -> tuple[Access, Access]:
         write_file(folder / "api-key", key + "\n")
         write_file(folder / "tunnels-key", tunnels_key + "\n")
         write_file(enrolment, initial.enrolment_token.reveal() + "\n")
+    elif not (config.data_dir / _STORE).exists():
+        raise ConfigError(
+            f"{folder} is not whole: {config.data_dir / _STORE} is gone",
+            hint="move the folder away and start again, or name another one with --dir",
+        )
     elif tunnels_key is None:  # a folder of the time when one key did both
         tunnels_key = (await first_tunnels_key(config)).reveal()
         write_file(folder / "tunnels-key", tunnels_key + "\n")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from penstock.stack import screen
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.up.options import Options
 
 
@@ -19,13 +21,13 @@ class Screen(screen.Screen):
 
     def next_steps(self, options: Options, url: str) -> None:
         """Three commands to paste into another terminal."""
-        penstock = _command("penstock")
+        penstock, environment = _command("penstock"), _environment(options)
         python = shlex.quote(
             str(Path(sys.executable).relative_to(Path.cwd())) if _is_below_here(sys.executable) else sys.executable
         )
-        profile = options.folder / "profile.json"
-        environment = "" if profile == Path(".penstock/profile.json") else f"PENSTOCK_PROFILE={shlex.quote(str(profile))} "
-        call = f"{penstock} call {url} hello name=you" if options.has_sample else f"{penstock} tools {url}"
+        first = f"call a tool     {environment}{penstock} call {url} hello name=you"
+        if not options.has_sample:  # its tools are not ours to call
+            first = f"list its tools  {environment}{penstock} tools {url}"
         script = (
             "import asyncio, penstock.client as p\n"
             "async def main():\n"
@@ -33,10 +35,23 @@ class Screen(screen.Screen):
             "asyncio.run(main())"
         )
         self.data.print("\nNext, in another terminal:", markup=False)
-        self.data.print(f"\n  1. call a tool     {environment}{call}", markup=False)
+        self.data.print(f"\n  1. {first}", markup=False)
         self.data.print(f'  2. from Python     {environment}{python} -c "{script}"', markup=False)
-        own = f"{penstock} up --route my=http://127.0.0.1:9000"
-        self.data.print(f"  3. your own server {own}   (stop this one first)\n", markup=False)
+        if options.has_sample:
+            own = f"{penstock} up --route my=http://127.0.0.1:9000"
+            self.data.print(f"  3. your own server {own}   (stop this one first)", markup=False)
+        self.data.print()
+
+    def try_again(self, options: Options, urls: Mapping[str, str]) -> None:
+        """After a proof that failed: how to see whether it has been put right."""
+        self.talk.print("\nThe tunnel stands. When it is put right, in another terminal:", markup=False)
+        for url in urls.values():
+            self.talk.print(f"  {_environment(options)}{_command('penstock')} tools {url}", markup=False)
+
+
+def _environment(options: Options) -> str:
+    profile = options.folder / "profile.json"
+    return "" if profile == Path(".penstock/profile.json") else f"PENSTOCK_PROFILE={shlex.quote(str(profile))} "
 
 
 def _command(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -55,6 +56,9 @@ class Sqlite:
         event.listen(engine, "connect", _begin_by_hand)
         event.listen(engine, "begin", _begin_immediate)
         try:
+            # SQLite would make it as the umask says, and gives its journals the mode that it has.
+            with contextlib.suppress(OSError):  # what is wrong with the place is SQLite's to say
+                self._file.touch(mode=0o600)
             with _as_config_error(self), engine.begin() as connection:
                 steps(connection)
         finally:
