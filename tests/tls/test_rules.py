@@ -102,7 +102,8 @@ def test_a_ca_that_breaks_one_rule_is_refused_by_that_rule(rule: Rule, make: Cal
 
 
 def test_every_ca_rule_is_broken_by_a_certificate_above() -> None:
-    assert set(BROKEN_CAS) == {rule for rule in Rule if rule.value.startswith("ca-")}
+    of_callers = {Rule.CA_PIN}  # what a caller remembers, and no certificate says
+    assert set(BROKEN_CAS) == {rule for rule in Rule if rule.value.startswith("ca-")} - of_callers
 
 
 @pytest.mark.parametrize(
