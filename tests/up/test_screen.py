@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +36,7 @@ def test_three_steps_with_the_url_in_them(capsys: pytest.CaptureFixture[str]) ->
 
 def test_your_own_servers_tools_are_listed_for_nothing_is_known_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     said = steps(capsys, Options(routes=parse_routes(["my=http://h:1"])))
-    assert f"1. list its tools  penstock tools {URL}" in said.replace(str(Path(sys.executable).parent) + "/", "").replace(
-        ".venv/bin/", ""
-    )
+    assert re.search(rf"1\. list its tools  \S*penstock tools {re.escape(URL)}", said)
     assert "hello" not in said
     assert "your own server" not in said
 
