@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from penstock.agent.config import AgentConfig, AgentLimits
     from penstock.protocol.token import TunnelToken
 
+_FEW_STREAMS: Final = 1000  # below it a busy agent meets its limit, and somebody should know before
 _OWN_FILES: Final = 64  # links, log, token, metrics, the loop's own, look-ups
 
 
@@ -133,7 +134,8 @@ class Agent:
         if most >= limits.streams_a_link:
             return limits
         hint = "raise it with ulimit -n or LimitNOFILE"
-        self._log.warning("streams limited by open files", streams_a_link=most, files=files, hint=hint)
+        say = self._log.warning if most * links < _FEW_STREAMS else self._log.info
+        say("streams limited by open files", streams_a_link=most, files=files, hint=hint)
         return limits.model_copy(update={"streams_a_link": most})
 
     async def until_failed(self) -> NoReturn:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from penstock.edge.config import EdgeLimits
 
 _OWN_FILES: Final = 64  # listeners, log, state, the control plane, the loop's own
+_FEW: Final = 1000  # below it a busy edge meets its limit, and somebody should know before
 _A_CALLER: Final = 2  # its own connection, and another where its stream is passed on
 
 
@@ -24,7 +25,8 @@ def limits_that_hold(limits: EdgeLimits, log: FilteringBoundLogger) -> EdgeLimit
         return limits
     links = max(limits.links * given // wanted, 1)
     callers = max((given - links) // _A_CALLER, 1)
-    log.warning(
+    say = log.warning if callers < _FEW else log.info
+    say(
         "streams limited by open files",
         callers=callers,
         links=links,

@@ -66,6 +66,11 @@ class Streams:
             head_timeout=self._service.limits.handshake_timeout,
         )
 
+    @property
+    def busy(self) -> int:
+        """How many have a request under way."""
+        return sum(pipeline.is_busy for pipeline in self._open)
+
     async def drain(self, timeout: float) -> int:
         """Let requests finish, for `timeout` seconds; how many streams had to be cut."""
         self._service.is_draining = True

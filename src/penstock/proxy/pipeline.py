@@ -94,6 +94,11 @@ class Pipeline(asyncio.Protocol):
         self._is_upgraded = False  # bytes pass as they are, both ways, until either side ends
         self._is_ending = False  # nothing that still arrives counts
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._exchange is not None
+
     def drain(self) -> None:
         """Start no further request: an idle stream goes away at once, a busy one after its answer, or at its next event."""
         if self._exchange is not None:

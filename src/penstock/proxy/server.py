@@ -181,6 +181,11 @@ class Proxy:
         """How many streams of callers are open."""
         return len(self._streams) if self._streams is not None else 0
 
+    @property
+    def calls(self) -> int:
+        """How many requests are under way."""
+        return self._streams.busy if self._streams is not None else 0
+
     def why_not_ready(self) -> str | None:
         """What keeps it from serving, for `/readyz`."""
         if self._listener is None:

@@ -106,8 +106,8 @@ async def start(
 
 def _tell_of_waiting(serving: Proxy, screen: Screen) -> None:
     """First of all when it stops: what follows may take seconds, and nobody should wonder why."""
-    if serving.streams:
-        screen.note(f"waiting for {serving.streams} call{'s' * (serving.streams > 1)}; Ctrl-C again ends them")
+    if serving.calls:
+        screen.note(f"waiting for {serving.calls} call{'s' * (serving.calls > 1)}; Ctrl-C again ends them")
 
 
 def _route(upstream: str) -> dict[str, Any]:
