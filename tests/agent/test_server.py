@@ -28,6 +28,8 @@ from penstock.net.upgrade import UpgradeRequest
 from penstock.protocol.http2.frames import FrameType, frame
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.site import Site
 
     from penstock.edge.session import AgentSession
@@ -37,6 +39,8 @@ pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024
 # Socket buffers of the kernel on loopback hold megabytes; what the processes hold is what is measured here.
 BOUND = 4 * MIB
+AT_ONCE = 0.1  # seconds from an abort to the other end
+ATTEMPTS = 3  # the best of them counts: the link is measured, not what else the machine does
 
 
 def sessions(edge: Edge) -> list[AgentSession]:
@@ -203,11 +207,8 @@ async def test_one_stalled_caller_holds_up_no_other_stream_of_the_link(site: Sit
     async with Origin(Big) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1) as agent:
         stalled, _ = await site.open(edge)
         stalled.transport.pause_reading()
-        before = -1
-        while before != origin.protocols[0].left:  # until nothing moves any more
-            before = origin.protocols[0].left
-            await asyncio.sleep(0.1)
-        assert before > 0
+        await _at_rest(lambda: origin.protocols[0].left)
+        assert origin.protocols[0].left > 0
         assert max(agent.buffered, edge.buffered) < BOUND
         other, _ = await site.open(edge)
         got = 0
@@ -222,37 +223,40 @@ async def test_one_stalled_caller_holds_up_no_other_stream_of_the_link(site: Sit
 
 
 async def test_an_abort_of_the_caller_reaches_the_origin_at_once(site: Site) -> None:
-    async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
-        stream, _ = await site.open(edge)
-        await stream.write(b"x")
-        assert await stream.read(1) == b"x"
-        await _gone_soon(stream.transport, origin)
+    took: list[float] = []
+    for _ in range(ATTEMPTS):
+        async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+            stream, _ = await site.open(edge)
+            await stream.write(b"x")
+            assert await stream.read(1) == b"x"
+            took.append(await _seconds_until_gone(stream.transport, origin))
+    assert min(took) < AT_ONCE, took
 
 
 async def test_an_abort_of_the_caller_reaches_the_origin_at_once_even_while_its_upload_is_stalled(site: Site) -> None:
-    async with Origin(Stalled) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
-        stream, _ = await site.open(edge)
-        stream.transport.write(bytes(40 * MIB))
-        before = -1
-        while before != stream.transport.get_write_buffer_size():  # until nothing moves any more
-            before = stream.transport.get_write_buffer_size()
-            await asyncio.sleep(0.1)
-        assert before > 0
-        await _gone_soon(stream.transport, origin)
+    took: list[float] = []
+    for _ in range(ATTEMPTS):
+        async with Origin(Stalled) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+            stream, _ = await site.open(edge)
+            stream.transport.write(bytes(40 * MIB))
+            await _at_rest(stream.transport.get_write_buffer_size)
+            assert stream.transport.get_write_buffer_size() > 0
+            took.append(await _seconds_until_gone(stream.transport, origin))
+    assert min(took) < AT_ONCE, took
 
 
 async def test_an_abort_of_the_caller_reaches_the_origin_at_once_even_while_its_download_is_stalled(site: Site) -> None:
     class Endless(Source):
         size = 1 << 40
 
-    async with Origin(Endless) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
-        stream, _ = await site.open(edge)
-        stream.transport.pause_reading()
-        before = -1
-        while before != origin.protocols[0].left:
-            before = origin.protocols[0].left
-            await asyncio.sleep(0.1)
-        await _gone_soon(stream.transport, origin)
+    took: list[float] = []
+    for _ in range(ATTEMPTS):
+        async with Origin(Endless) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+            stream, _ = await site.open(edge)
+            stream.transport.pause_reading()
+            await _at_rest(lambda: origin.protocols[0].left)
+            took.append(await _seconds_until_gone(stream.transport, origin))
+    assert min(took) < AT_ONCE, took
 
 
 async def test_an_origin_that_is_cut_is_a_loss_for_the_caller_and_no_clean_end(site: Site) -> None:
@@ -506,14 +510,20 @@ async def test_an_agent_whose_tunnel_is_archived_loses_its_links_and_keeps_askin
         await until(lambda: agent.links == 4)
 
 
-async def _gone_soon(transport: asyncio.Transport, origin: Origin) -> None:
+async def _at_rest(measure: Callable[[], int]) -> None:
+    """Returns when nothing moves any more."""
+    before = -1
+    while before != (before := measure()):
+        await asyncio.sleep(0.1)
+
+
+async def _seconds_until_gone(transport: asyncio.Transport, origin: Origin) -> float:
     loop = asyncio.get_running_loop()
     began = loop.time()
     reset(transport)
     async with asyncio.timeout(5):
         await origin.protocols[0].gone
-    # 100 ms is the promise; twice that is for the machines tests run on.
-    assert loop.time() - began < 0.2
+    return loop.time() - began
 
 
 def _alive(kind: type[object]) -> int:

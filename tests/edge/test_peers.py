@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,35 @@ async def test_a_head_that_cost_the_holders_link_is_tried_nowhere_else(site: Sit
         assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
         assert response.header(b"penstock-link")
         assert holder.sessions.registered == 1
+
+
+async def test_what_an_evicted_edge_passed_on_is_cut_and_what_came_directly_is_not(site: Site) -> None:
+    async with Origin(Echo) as origin, cluster(site) as (holder, other), site.agent(holder, url=origin.url, links=1):
+        passed, _ = await site.open(other)
+        direct, _ = await site.open(holder)
+        site.edges = (record(site, holder),)
+        site.publish(holder)  # the other one, taken over, does not tell itself
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            assert await read(passed, 1) != b""
+        await direct.write(b"still here")
+        assert await read(direct, 10) == b"still here"
+
+
+async def test_edges_that_say_nothing_take_no_longer_together_than_one_may(site: Site) -> None:
+    limits = {**QUICK, "open_seconds": 0.4}
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(5):
+        other = await stack.enter_async_context(site.edge("edge-9", limits=limits))
+        silent = [await stack.enter_async_context(site.edge(f"edge-{n}", limits=QUICK)) for n in range(1, 5)]
+        for edge in silent:  # each holds a link that never answers
+            agent = await stack.enter_async_context(raw_agent(site, edge))
+            await agent.register()
+        site.edges = tuple(record(site, edge) for edge in (other, *silent))
+        site.publish(other, *silent)
+        await tell(other, *(edge.sessions.name for edge in silent))
+        began = asyncio.get_running_loop().time()
+        response, _ = await site.ask(other)
+        assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+        assert 0.4 <= asyncio.get_running_loop().time() - began < 1.6  # of four in turn
 
 
 async def test_an_edge_without_the_tunnel_passes_the_stream_to_the_one_that_holds_it(site: Site) -> None:

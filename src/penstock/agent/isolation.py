@@ -8,7 +8,9 @@ process that starts anew is put into the new one: so the agent ends, and its eng
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from penstock.errors import UnavailableError
@@ -17,12 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOOK_EVERY: Final = 1.0  # seconds
+_LOOPBACK: Final = re.compile(r"lo\d*|loopback_\d+")  # as Linux, BSD and Windows name it
+_IFF_UP: Final = 1  # linux/include/uapi/linux/if.h
 _SURE_AFTER: Final = 3  # looks in a row: interfaces go and come back when a network is configured anew
 
 
 def interfaces() -> frozenset[str]:
-    """The names of this machine's network interfaces, loopback left out."""
-    return frozenset(name for _, name in socket.if_nameindex() if not name.startswith("lo"))
+    """The names of this machine's network interfaces that are up, loopback left out.
+
+    A kernel with tunnels built in puts a few that are down into every namespace; where it cannot be told, one counts as up.
+    """
+    return frozenset(name for _, name in socket.if_nameindex() if _LOOPBACK.fullmatch(name) is None and _is_up(name))
+
+
+def _is_up(name: str) -> bool:
+    try:
+        flags = int(Path("/sys/class/net", name, "flags").read_text(encoding="ascii"), 16)
+    except (OSError, ValueError):
+        return True
+    return bool(flags & _IFF_UP)
 
 
 async def until_isolated(

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 class Asked:
     """On whose behalf a stream is asked for.
 
-    certificate: the caller's (DER). hop: what passed it on, None for nobody; passed_by: the serial of an edge's certificate.
+    certificate: the caller's (DER). hop: what passed it on, None for nobody; hop_serial: of its certificate, an edge's.
     """
 
     identity: CallerIdentity
     certificate: bytes
     hop: bytes | None = None
-    passed_by: str | None = None
+    hop_serial: str | None = None
 
 
 def presented(request: UpgradeRequest) -> bytes:
@@ -61,7 +61,7 @@ def by_edge(request: UpgradeRequest, serial: str, directory: Directory, callers_
         raise _forbidden("the certificate is of no edge that the feed knows")
     if request.header(HOP) != HOP_EDGE:
         raise _forbidden("an edge opens streams on a caller's behalf only")
-    return _on_behalf(request, HOP_EDGE, callers_ca, passed_by=serial)
+    return _on_behalf(request, HOP_EDGE, callers_ca, hop_serial=serial)
 
 
 def by_worker(request: UpgradeRequest, callers_ca: Sequence[x509.Certificate]) -> Asked:
@@ -72,14 +72,14 @@ def by_worker(request: UpgradeRequest, callers_ca: Sequence[x509.Certificate]) -
 
 
 def _on_behalf(
-    request: UpgradeRequest, hop: bytes, callers_ca: Sequence[x509.Certificate], *, passed_by: str | None = None
+    request: UpgradeRequest, hop: bytes, callers_ca: Sequence[x509.Certificate], *, hop_serial: str | None = None
 ) -> Asked:
     """The caller's certificate, held against the caller CAs here too: what a neighbour verified is the neighbour's word."""
     try:
         der = base64.b64decode(request.header(CALLER) or b"", validate=True)
         if not certs.is_issued_by(certs.load_certificate(der), callers_ca):
             raise _forbidden("the certificate that was passed on is of no caller CA")
-        return Asked(caller_identity(der), der, hop, passed_by)
+        return Asked(caller_identity(der), der, hop, hop_serial)
     except (binascii.Error, IdentityError) as exc:
         raise _forbidden("the certificate that was passed on is no caller's") from exc
 

@@ -268,7 +268,7 @@ class Ingress:
         early = request.accept(headers)
         self._metrics.opened.labels("accepted" if way.passed_to is None else "passed_on").inc()
         self.streams.join(
-            Live(admission, way, request.transport, stream, seat, asked.passed_by), to_caller=first, to_agent=early
+            Live(admission, way, request.transport, stream, seat, asked.hop_serial), to_caller=first, to_agent=early
         )
 
     def _answer(self, request: UpgradeRequest, response: bytes) -> None:
@@ -297,7 +297,7 @@ class Ingress:
             self.events.revoke(revoked)
             self.streams.cut(REVOKED, lambda live: live.serial in revoked)
         if evicted:
-            self.streams.cut(REVOKED, lambda live: live.passed_by in evicted)
+            self.streams.cut(REVOKED, lambda live: live.hop_serial in evicted)
         if archived:
             self.streams.cut(ARCHIVED, lambda live: live.admission.tunnel.wire_id in archived)
 

@@ -47,8 +47,8 @@ class Live:
     caller: asyncio.Transport
     stream: asyncio.Transport
     seat: Seat
-    passed_by: str | None = None
-    """The serial of the edge's certificate that passed it on."""
+    hop_serial: str | None = None
+    """Of the certificate of the edge that passed it on."""
     since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     reason: str | None = None
 

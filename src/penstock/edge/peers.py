@@ -75,7 +75,14 @@ class Peers:
         self._shunned: dict[str, float] = {}
 
     async def open(self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory) -> PassedOn | None:
-        """The answer of the first that has the tunnel; None when nobody does."""
+        """The answer of the first that has the tunnel; None when nobody does, all of them within the time that one may take."""
+        try:
+            async with asyncio.timeout(self._open_seconds):
+                return await self._first(request, asked, tunnel_id, directory)
+        except TimeoutError:
+            return None
+
+    async def _first(self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory) -> PassedOn | None:
         hop, caller = asked.hop, asked.certificate
         if hop != HOP_WORKER:
             for path in self._siblings():
