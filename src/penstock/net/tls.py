@@ -187,8 +187,8 @@ class TLSTransport(LayeredTransport):
         if self._paused:
             super()._below_pause()
         self._opened()
-        if rest and self._state is OPEN:
-            self._decrypt(rest)
+        if rest:
+            self.data_received(rest)
 
     def _refuse(self, exc: Exception) -> None:
         # A server that has finished has no way through OpenSSL's interface to send an alert: it leaves without
@@ -233,40 +233,39 @@ class TLSTransport(LayeredTransport):
     # --- from below -------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._state is OPEN:
-            if not self._ended:
-                self._decrypt(data)
-        elif self._state is OPENING:
-            self._shake(data)
-
-    def _decrypt(self, data: bytes) -> None:
-        incoming, read = self._in, self._ssl.read
-        records: list[bytes] = []
-        failure: ssl.SSLError | None = None
-        ended = False
+        if self._state is not OPEN or self._ended:
+            if self._state is OPENING:
+                self._shake(data)
+            return
+        incoming = self._in
         incoming.write(data)
         try:
-            while incoming.pending:
-                record = read(_RECORD)
-                if not record:  # close_notify
-                    ended = True
-                    break
-                records.append(record)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
+            record = self._ssl.read(_RECORD)
         except ssl.SSLError as exc:
-            failure = exc.with_traceback(None)  # else it holds this frame, and this frame it
+            self._decrypt([], exc.with_traceback(None))  # else it holds this frame, and this frame it
+            return
+        if record and not incoming.pending and not self._out.pending:
+            self._feed(record)  # one whole record has come, as nearly always
+        else:
+            self._decrypt([record], None)
+
+    def _decrypt(self, records: list[bytes], failure: ssl.SSLError | None) -> None:
+        """Go on behind what was read first, of which nobody was told yet: both BIOs are emptied before."""
+        incoming, read = self._in, self._ssl.read
+        try:
+            while failure is None and records[-1] and incoming.pending:
+                records.append(read(_RECORD))
+        except ssl.SSLError as exc:
+            failure = exc.with_traceback(None)
+        ended = isinstance(failure, ssl.SSLZeroReturnError) or (bool(records) and not records[-1])  # close_notify
+        if ended or isinstance(failure, ssl.SSLWantReadError):
+            failure = None
         if incoming.pending:
             incoming.read()
         if self._out.pending:  # an alert, or answers to key updates
             failure = self._answer(self._out.read()) or failure
-        if len(records) == 1:
-            self._feed(records[0])
-        else:
-            for start in range(0, len(records), _BATCH_RECORDS):
-                self._feed(b"".join(records[start : start + _BATCH_RECORDS]))
+        for start in range(0, len(records), _BATCH_RECORDS):
+            self._feed(b"".join(records[start : start + _BATCH_RECORDS]))
         if ended:
             self._feed_eof()
         elif failure is not None:
@@ -304,6 +303,19 @@ class TLSTransport(LayeredTransport):
 
     # --- to below ---------------------------------------------------------------------------------------------------
 
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if type(data) is not bytes or not 0 < len(data) <= _RECORD or self._state is not OPEN:
+            super().write(data)
+            return
+        try:  # one record of one write, as nearly always
+            taken = self._ssl.write(data)
+        except ssl.SSLError as exc:
+            self._fail_writing(exc)
+            return
+        self._lower.write(self._out.read())
+        if taken < len(data):
+            self._below_write(memoryview(data)[taken:])
+
     def _below_write(self, data: bytes | bytearray | memoryview) -> None:
         if self._state is OPENING:
             if self._early is None:
@@ -313,25 +325,23 @@ class TLSTransport(LayeredTransport):
         try:
             self._encrypt(data)
         except ssl.SSLError as exc:
-            self._in.read()
-            self._out.read()
-            self._break(exc.with_traceback(None))
+            self._fail_writing(exc)
 
     def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
+        # OpenSSL takes one record a call: 16 KiB, or less where the peer negotiated a maximum fragment length.
         write, out = self._ssl.write, self._out
         start = 0
-        if type(data) is bytes and len(data) <= _RECORD:  # nearly all writes
-            start = write(data)
-            self._lower.write(out.read())
-            if start == len(data):
-                return
-        # OpenSSL takes one record a call: 16 KiB, or less where the peer negotiated a maximum fragment length.
         with memoryview(data) as given, given.cast("B") as view:
             while start < len(view):
                 end = min(start + _BATCH, len(view))
                 while start < end:
                     start += write(view[start : min(start + _RECORD, end)])
                 self._lower.write(out.read())
+
+    def _fail_writing(self, exc: ssl.SSLError) -> None:
+        self._in.read()
+        self._out.read()
+        self._break(exc.with_traceback(None))
 
     def _below_close(self) -> None:
         # It wants the peer's close_notify, for which nobody waits; or the session is in error already.
