@@ -139,6 +139,6 @@ async def test_a_ca_that_control_changed_is_refused_before_anything_is_sent(tunn
             await changed.aclose()
         assert refused.value.rule == "ca-pin"
         assert file.read_text() == STRANGER.pem
-        assert rules.check_ca_certificate(kept, NOW).fingerprint in (refused.value.detail or "")
+        assert rules.check_ca_certificate(kept, datetime.now(UTC)).fingerprint in (refused.value.detail or "")
     finally:
         await streams.aclose()
