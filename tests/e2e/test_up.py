@@ -120,7 +120,7 @@ def test_its_secrets_are_nobody_elses_to_read(up: Standing, folder: Path) -> Non
 def test_ctrl_c_stops_it_in_order_and_the_next_run_has_the_same_identities(up: Standing, folder: Path) -> None:
     ports = ports_in(up.said)
     assert up.stop(signal.SIGINT) == 0
-    assert "Traceback" not in up.said
+    assert "Traceback" not in up.said, up.said
     assert "rror" not in up.said.rpartition("Ctrl-C")[2], up.said
     for port in ports:
         with socket.create_server(("127.0.0.1", port)):
