@@ -168,9 +168,22 @@ def test_a_reset_overtakes_and_drops_queued_data() -> None:
     wire = pair.edge.data_to_send()
     assert wire == rst_stream(stream_id, ErrorCode.CANCEL) + frame(FrameType.DATA, 0, other, b"unharmed")
     assert pair.agent.receive_data(wire)[0] == StreamReset(stream_id, ErrorCode.CANCEL)
-    assert stream_id in pair.edge.take_drained()
     pair.edge.reset_stream(stream_id, ErrorCode.CANCEL)
     assert not pair.edge.has_data_to_send
+
+
+def test_a_watched_queue_is_told_of_once_when_it_is_short_enough_and_no_other_ever() -> None:
+    pair = Pair()
+    stream_id, other = pair.open(), pair.open()
+    assert pair.edge.send_data(stream_id, bytes(50_000)) == 50_000
+    pair.edge.send_data(other, bytes(50_000))
+    pair.edge.watch(stream_id, 10_000)
+    turns: list[tuple[list[int], int]] = []
+    while pair.edge.has_data_to_send:
+        pair.edge.data_to_send(1)
+        turns.append((pair.edge.take_drained(), pair.edge.queued(stream_id)))
+    assert len(turns) == 8
+    assert [turn for turn in turns if turn[0]] == [([stream_id], 50_000 - 3 * 16_384)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9000)), max_size=40))
@@ -181,7 +194,7 @@ def test_however_pieces_are_put_together_what_is_taken_is_what_was_put(turns: li
         if data := bytes([number]) * more:
             stream.put(data)
             put += data
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes | bytearray | memoryview] = []
         stream.take(min(size, stream.queued), parts)
         taken += b"".join(parts)
         assert stream.queued == len(put) - len(taken)

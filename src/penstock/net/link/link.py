@@ -173,9 +173,17 @@ class Link(asyncio.Protocol):
         except RemoteProtocolError as exc:
             self._break(exc)
             return
+        streams, consumed = self._streams, self._http.consumed
         for event in events:
             if type(event) is DataReceived:
-                self._data(event)
+                stream_id, payload, amount, end = event
+                stream = streams.get(stream_id)
+                if stream is not None:  # else we ended it, and without credit the peer would never come to its own end
+                    amount = stream.fed(payload, amount)
+                if amount:
+                    consumed(stream_id, amount)
+                if end:
+                    self._peer_ended(stream_id)
             else:
                 self._other(event)
         if self._http.has_data_to_send:
@@ -210,11 +218,15 @@ class Link(asyncio.Protocol):
 
     def stream_write(self, stream: LinkStream, data: bytes) -> int:
         try:
-            self._http.send_data(stream.id, data)
+            queued = self._http.send_data(stream.id, data)
         except LocalProtocolError:
             return 0  # reset: the news is in the batch of events being delivered now
-        self._flush_soon()
-        return self._http.queued(stream.id)
+        if not self._flush_due:
+            self._flush_soon()
+        return queued
+
+    def stream_watched(self, stream: LinkStream, level: int) -> None:
+        self._http.watch(stream.id, level)
 
     def stream_respond(self, stream: LinkStream, headers: Headers) -> None:
         try:
@@ -247,6 +259,7 @@ class Link(asyncio.Protocol):
         queued = self._http.queued(stream.id)
         if queued:
             self._endings.closing(stream.id, queued, self._loop.time())
+            self._http.watch(stream.id, 0)
         else:
             self._sent_all(stream)
 
@@ -255,17 +268,6 @@ class Link(asyncio.Protocol):
         self._reset_stream(stream.id, code)
 
     # --- events -----------------------------------------------------------------------------------------------------
-
-    def _data(self, event: DataReceived) -> None:
-        stream_id, data, flow_controlled, end = event
-        stream = self._streams.get(stream_id)
-        if stream is None or self._endings.is_closing(stream_id):
-            # We ended it and the peer still sends: drop, but give credit, or the peer would never come to its own end.
-            self._http.consumed(stream_id, flow_controlled)
-        else:
-            stream.fed(data, flow_controlled)
-        if end:
-            self._peer_ended(stream_id)
 
     def _other(self, event: Event) -> None:
         match event:
@@ -335,22 +337,21 @@ class Link(asyncio.Protocol):
         lower, http = self._lower, self._http
         if lower is None:
             return
-        while not self._blocked and http.has_data_to_send:
-            data = http.data_to_send(_CHUNK)
+        while not self._blocked and (data := http.data_to_send(_CHUNK)):
             self.sent += len(data)
             lower.write(data)
+            if len(data) < _CHUNK:
+                break  # it was all
         for stream_id in http.take_drained():
-            self._drained(stream_id)
+            if (stream := self._streams.get(stream_id)) is not None:
+                self._drained(stream)
 
-    def _drained(self, stream_id: int) -> None:
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return
-        queued = self._http.queued(stream_id)
-        if not self._endings.is_closing(stream_id):
-            stream.drained(queued)
-        elif not queued:
+    def _drained(self, stream: LinkStream) -> None:
+        """Its queue has become as short as it was watched for."""
+        if self._endings.is_closing(stream.id):
             self._sent_all(stream)
+        else:
+            stream.drained()
 
     def _sent_all(self, stream: LinkStream) -> None:
         """Our end of it is on its way, and that is all this side waits for."""

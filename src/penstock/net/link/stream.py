@@ -37,6 +37,10 @@ class Carrier(Protocol):
         """Queue `data`; the bytes that are queued now."""
         ...
 
+    def stream_watched(self, stream: LinkStream, level: int) -> None:
+        """Call `drained` once no more than `level` bytes are queued."""
+        ...
+
     def stream_respond(self, stream: LinkStream, headers: Headers) -> None:
         """Send the response head."""
         ...
@@ -145,24 +149,24 @@ class LinkStream(StreamTransport):
         if not head.done():
             head.set_result(headers)
 
-    def fed(self, data: bytes, flow_controlled: int) -> None:
-        """`data` has come; padding counts in `flow_controlled` only."""
-        self._unread += flow_controlled
+    def fed(self, data: bytes, flow_controlled: int) -> int:
+        """`data` has come; padding counts in `flow_controlled` only. What the peer may have credit for at once."""
         self._feed(data)
-        if not self._paused and not self._inbox:
-            self._give_credit()
-        else:
-            self._held += flow_controlled
-            self._carrier.stream_held(flow_controlled)
+        if (not self._paused and not self._inbox) or self._state is not OPEN:
+            return flow_controlled
+        self._unread += flow_controlled
+        self._held += flow_controlled
+        self._carrier.stream_held(flow_controlled)
+        return 0
 
     def fed_eof(self) -> None:
         """The peer ended the stream."""
         self.peer_ended = True
         self._feed_eof()
 
-    def drained(self, queued: int) -> None:
-        """The queue has become shorter."""
-        if self._choked and queued <= self._low:
+    def drained(self) -> None:
+        """The queue is at the low-water mark."""
+        if self._choked:
             self._carrier.stream_held(-self._stuck)
             self._stuck = 0
             self._unchoke()
@@ -187,11 +191,14 @@ class LinkStream(StreamTransport):
 
     # --- hooks of StreamTransport -----------------------------------------------------------------------------------
 
-    def _below_write(self, data: bytes | bytearray | memoryview) -> None:
-        queued = self._carrier.stream_write(self, data if isinstance(data, bytes) else bytes(data))
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._state is not OPEN:
+            return
+        queued = self._carrier.stream_write(self, data if type(data) is bytes else bytes(data))
         if queued > self._high:
             self._carrier.stream_held(queued - self._stuck)
             self._stuck = queued
+            self._carrier.stream_watched(self, self._low)
             self._choke()
 
     def _below_close(self) -> None:
@@ -223,6 +230,8 @@ class LinkStream(StreamTransport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = high if high is not None else (4 * low if low is not None else self._high)
         self._low = low if low is not None else self._high // 4
+        if self._choked:
+            self._carrier.stream_watched(self, self._low)
 
     def get_write_buffer_size(self) -> int:
         return self._carrier.stream_queued(self)

@@ -80,10 +80,11 @@ class Connection:
         true: what is handed over can no longer be overtaken by a reset, so a driver takes what its socket takes.
         """
         parts = self._out.flush(limit)
-        for stream in self._out.take_ended():
-            if stream.trailers is not None:
-                parts.append(self._head(stream.id, stream.trailers, end_stream=True))
-            self._ledger.sent_end(stream)
+        if self._out.ended:
+            for stream in self._out.take_ended():
+                if stream.trailers is not None:
+                    parts.append(self._head(stream.id, stream.trailers, end_stream=True))
+                self._ledger.sent_end(stream)
         return b"".join(parts)
 
     @property
@@ -104,10 +105,10 @@ class Connection:
         if not ledger.can_open:
             raise StreamLimitError("the connection takes no more streams")
         stream = ledger.create(ledger.last_id + 2)
-        stream.head_sent = True
+        stream.head_gone()
         self._out.control(self._head(stream.id, headers, end_stream=end_stream))
         if end_stream:
-            stream.ending = True
+            stream.end()
             ledger.sent_end(stream)
         return stream.id
 
@@ -116,34 +117,36 @@ class Connection:
         stream = self._sendable(stream_id)
         self._check_size(headers)
         if not stream.head_sent:
-            stream.head_sent = not (headers and headers[0][0] == b":status" and headers[0][1].startswith(b"1"))
-            if end_stream and not stream.head_sent:
+            if not (headers and headers[0][0] == b":status" and headers[0][1].startswith(b"1")):
+                stream.head_gone()
+            elif end_stream:
                 raise LocalProtocolError("an interim response cannot end a stream")
         elif not end_stream:
             raise LocalProtocolError("trailers end their stream")
         elif stream.queued:
             stream.trailers = headers
-            stream.ending = True
+            stream.end()
             return
         self._out.control(self._head(stream_id, headers, end_stream=end_stream))
         if end_stream:
-            stream.ending = True
+            stream.end()
             self._ledger.sent_end(stream)
 
-    def send_data(self, stream_id: int, data: bytes) -> None:
-        """Queue bytes. There is no limit here: writers watch `queued`."""
+    def send_data(self, stream_id: int, data: bytes) -> int:
+        """Queue bytes; how many wait now. There is no limit here: writers heed what is returned, and `watch`."""
         stream = self._streams.get(stream_id)
-        if stream is None or not stream.head_sent or not stream.can_send:
+        if stream is None or not stream.writable:
             raise LocalProtocolError("the stream takes no data", detail=f"stream {stream_id}")
         if data:
             self._out.queue(stream, data)
+        return stream.queued
 
     def end_stream(self, stream_id: int) -> None:
         """END_STREAM, behind what is queued."""
         stream = self._sendable(stream_id)
         if not stream.head_sent:
             raise LocalProtocolError("the head comes before the end")
-        stream.ending = True
+        stream.end()
         if not stream.queued:
             self._out.end(stream)
             self._ledger.sent_end(stream)
@@ -168,8 +171,14 @@ class Connection:
         stream = self._streams.get(stream_id)
         return stream.queued if stream is not None else 0
 
-    def take_drained(self) -> set[int]:
-        """Ids of the streams whose queue became shorter since the last call (some may be gone): whom to let write again."""
+    def watch(self, stream_id: int, level: int) -> None:
+        """Let `take_drained` tell once when no more than `level` bytes of the stream are queued."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.watched = level
+
+    def take_drained(self) -> list[int]:
+        """Ids of the streams that were watched for what they have come to since the last call; some may be gone."""
         return self._out.take_drained()
 
     @property

@@ -29,17 +29,18 @@ _pack = HEADER.pack
 class Outbox:
     """The sending half of a connection."""
 
-    __slots__ = ("_control", "_drained", "_ended", "_parked", "_peer", "_ring", "_role", "_settings", "peak_window", "window")
+    __slots__ = ("_control", "_drained", "_parked", "_peer", "_ring", "_role", "_settings", "ended", "peak_window", "window")
 
     def __init__(self, settings: Settings, peer: PeerSettings, role: Role) -> None:
         self._settings = settings
         self._role = role
         self._peer = peer
-        self._control: list[bytes | memoryview] = []
+        self._control: list[bytes | bytearray | memoryview] = []
         self._ring: deque[Stream] = deque()
         self._parked: dict[int, Stream] = {}
-        self._drained: set[int] = set()
-        self._ended: list[Stream] = []
+        self._drained: list[int] = []
+        self.ended: list[Stream] = []
+        """The streams whose last bytes went out in the last `flush`; their ends or trailers are to follow."""
         self.window = DEFAULT_WINDOW
         """What we may still send on the whole connection."""
         self.peak_window = DEFAULT_WINDOW
@@ -88,7 +89,6 @@ class Outbox:
             if self._parked.pop(stream.id, None) is None:
                 self._ring.remove(stream)
             stream.drop()
-            self._drained.add(stream.id)
 
     def adjust(self, stream: Stream, delta: int) -> bool:
         """The stream's window moves by `delta`; False when it would pass 2^31-1 (RFC 9113 6.9.1)."""
@@ -120,14 +120,16 @@ class Outbox:
         """Whether `flush` would return anything."""
         return bool(self._control) or (bool(self._ring) and self.window > 0)
 
-    def take_drained(self) -> set[int]:
-        """The streams whose queue became shorter since the last call."""
-        drained, self._drained = self._drained, set()
+    def take_drained(self) -> list[int]:
+        """The streams whose queue has become as short as it was watched for."""
+        if not self._drained:
+            return []
+        drained, self._drained = self._drained, []
         return drained
 
     def take_ended(self) -> list[Stream]:
-        """The streams whose last bytes went out in the last `flush`; their ends or trailers are to follow."""
-        ended, self._ended = self._ended, []
+        """Whoever takes `ended` looks after them."""
+        ended, self.ended = self.ended, []
         return ended
 
     def silence(self) -> None:
@@ -135,7 +137,7 @@ class Outbox:
         self._ring.clear()
         self._parked.clear()
 
-    def flush(self, limit: int | None) -> list[bytes | memoryview]:
+    def flush(self, limit: int | None) -> list[bytes | bytearray | memoryview]:
         """Control frames, then DATA: round-robin, at most one turn a stream, until windows, queues or `limit` are used up."""
         parts, self._control = self._control, []
         ring = self._ring
@@ -144,25 +146,30 @@ class Outbox:
         window = self.window
         room = _UNLIMITED if limit is None else limit
         turn = min(self._settings.turn, self._peer.max_frame_size)
-        drained = self._drained
         while ring and window > 0 and room > 0:
             stream = ring.popleft()
             size = min(turn, window, stream.send_window, stream.queued)
             is_last = size == stream.queued
             flags = END_STREAM if is_last and stream.ending and stream.trailers is None else 0
             parts.append(_pack(size >> 16, size & 0xFFFF, 0, flags, stream.id))
-            stream.take(size, parts)
+            if is_last and len(stream.out) == 1 and not stream.offset:  # one small write, as nearly always
+                parts.append(stream.out.popleft())
+                stream.queued = 0
+            else:
+                stream.take(size, parts)
             stream.send_window -= size
             window -= size
             room -= size
-            drained.add(stream.id)
+            if stream.queued <= stream.watched:
+                stream.watched = -1
+                self._drained.append(stream.id)
             if not is_last:
                 if stream.send_window > 0:
                     ring.append(stream)
                 else:
                     self._parked[stream.id] = stream
             elif stream.ending:
-                self._ended.append(stream)
+                self.ended.append(stream)
         self.window = window
         return parts
 

@@ -73,7 +73,9 @@ class Stream:
         "start",
         "state",
         "trailers",
+        "watched",
         "window",
+        "writable",
     )
 
     def __init__(self, stream_id: int, *, receive_window: int, send_window: int) -> None:
@@ -90,6 +92,8 @@ class Stream:
         self.offset = 0
         """How much of `out[0]` has gone already."""
         self.queued = 0
+        self.watched = -1
+        """How short the queue is to be for `Outbox.take_drained` to tell of it."""
         self.ending = False
         """`end_stream` was called; the end follows what is queued."""
         self.trailers: list[tuple[bytes, bytes]] | None = None
@@ -98,11 +102,14 @@ class Stream:
         """A final head; interim (1xx) ones do not count."""
         self.readable = False
         """DATA may come: the state allows it and the head was there. Kept, not computed, for the hot path."""
+        self.writable = False
+        """DATA may go, likewise: our head went and no end was asked for."""
 
     def step(self, step: Step) -> None:
         """Take a lawful step."""
         self.state = TRANSITIONS[self.state, step]
         self.readable = self.head_received and self.can_receive
+        self.writable = self.head_sent and self.can_send
 
     @property
     def can_receive(self) -> bool:
@@ -118,6 +125,16 @@ class Stream:
         """The peer's final head is here."""
         self.head_received = True
         self.readable = self.can_receive
+
+    def head_gone(self) -> None:
+        """Our final head is in the outbox."""
+        self.head_sent = True
+        self.writable = self.can_send
+
+    def end(self) -> None:
+        """No more is to be queued."""
+        self.ending = True
+        self.writable = False
 
     def put(self, data: bytes) -> None:
         """Queue bytes. Small pieces that wait are put together: an object for each would take many times what is counted."""
@@ -135,7 +152,7 @@ class Stream:
             out[-1] = bytearray(last) + data
         self.queued += len(data)
 
-    def take(self, size: int, parts: list[bytes | memoryview]) -> None:
+    def take(self, size: int, parts: list[bytes | bytearray | memoryview]) -> None:
         """Move the next `size` queued bytes to `parts`; a long buffer is cut by views, copied only when joined."""
         out, offset = self.out, self.offset
         self.queued -= size
