@@ -74,4 +74,4 @@ def test_an_event_stream_is_known_by_its_type_and_an_open_end(headers: bytes, is
 )
 def test_standing_streams_are_gets_and_subscriptions(line: bytes, is_one: bool) -> None:
     head = parse_request(line + b"\r\n\r\n", headers_most=10)
-    assert is_standing(head.method, head.headers) is is_one
+    assert is_standing(head.method, head.fields) is is_one

@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from penstock.proxy.heads import Framing
+from penstock.proxy.heads import Framing, values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from penstock.proxy.heads import Header, ResponseHead
+    from penstock.proxy.heads import ResponseHead
 
 KEEPALIVE: Final = b":\n\n"  # a comment, and an empty line that dispatches nothing
 _CONTENT_TYPE: Final = re.compile(rb"text/event-stream[\t ]*(?:;.*)?", re.IGNORECASE)
@@ -50,21 +48,14 @@ def is_event_stream(head: ResponseHead) -> bool:
     """Whether comments may be put into this response, and an end where it has none: events, unpacked, of no given length."""
     if head.framing is Framing.LENGTH or head.framing is Framing.NONE:
         return False
-    is_events = False
-    for name, value in head.headers:
-        lower = name.lower()
-        if lower == b"content-type":
-            is_events = _CONTENT_TYPE.fullmatch(value) is not None
-        elif lower == b"content-encoding":
-            return False
-    return is_events
+    types = values(head.fields, b"content-type")
+    is_events = len(types) == 1 and _CONTENT_TYPE.fullmatch(types[0]) is not None
+    return is_events and not values(head.fields, b"content-encoding")
 
 
-def is_standing(method: bytes, headers: Sequence[Header]) -> bool:
+def is_standing(method: bytes, fields: bytes) -> bool:
     """Whether an event stream that answers this request has no end of its own: a server's own stream, or a subscription.
 
     MCP 2026-07-28 says the method in a header, so that nobody on the way has to read a body; before it such streams are GETs.
     """
-    return method == b"GET" or any(
-        name.lower() == b"mcp-method" and value == b"subscriptions/listen" for name, value in headers
-    )
+    return method == b"GET" or b"subscriptions/listen" in values(fields, b"mcp-method")

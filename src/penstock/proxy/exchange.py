@@ -37,7 +37,7 @@ class Exchange:
         "_cancel_wait",
         "_connection",
         "_events",
-        "_headers",
+        "_fields",
         "_is_answered",
         "_is_caller_choked",
         "_is_choked",
@@ -62,7 +62,7 @@ class Exchange:
         self._caller: Caller | None = caller
         self._route = route
         self._refusal = to if isinstance(to, TunnelError) else None
-        self._headers = head.headers
+        self._fields = head.fields
         self._asks_upgrade = head.is_upgrade
         request = b""
         if route is not None:
@@ -209,7 +209,7 @@ class Exchange:
             self._is_standing = True
         elif is_event_stream(head):
             self._begin_events()
-        self._headers = ()
+        self._fields = b""
         if head.status == _MISDIRECTED and self._route is not None and self._route.host_header is None:
             self._record.misdirected()
         if self._caller is not None:
@@ -274,7 +274,7 @@ class Exchange:
 
     def _begin_events(self) -> None:
         self._events = EventStream()
-        self._is_standing = is_standing(self._record.method, self._headers)
+        self._is_standing = is_standing(self._record.method, self._fields)
         silence = self._route.sse_keepalive if self._route is not None else 0.0
         if silence:
             self._silence = Deadline(self._service.loop, self._silent)

@@ -7,27 +7,35 @@ listener that only takes WebSocket upgrades cannot be made.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from penstock.proxy.heads import Framing, RequestHead, ResponseHead
+from penstock.proxy.heads import Framing, RequestHead, ResponseHead, values
 
 if TYPE_CHECKING:
     from penstock.errors import TunnelError
 
 # RFC 9110 7.6.1 and the ones that predate it. Content-Length, Transfer-Encoding and Host are written anew from what was
 # parsed, Trailer and TE from what may pass.
-_HOP_BY_HOP: Final = frozenset(
-    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length proxy-authenticate"
-    b" proxy-authorization".split()
+_HOP_BY_HOP: Final = (
+    rb"connection|content-length|keep-alive|te|trailer|transfer-encoding|upgrade"
+    rb"|proxy-(?:connection|authenticate|authorization)"
 )
 # Claims about who called and how, under every name in use: a caller could write anything into them.
-_CLAIMS: Final = frozenset({b"forwarded", b"x-real-ip"})
-_REQUEST_DROPS: Final = _HOP_BY_HOP | _CLAIMS | {b"host"}
-_REQUEST_DROPS_AND_TOKEN: Final = _REQUEST_DROPS | {b"authorization"}
+_CLAIMS: Final = rb"forwarded|x-(?:real-ip|forwarded-[^:]*)"
+
+
+def _lines(names: bytes) -> re.Pattern[bytes]:
+    """Whole lines of `RequestHead.fields`: no value has a line end in it, so a name behind one is a header's."""
+    return re.compile(rb"\r\n(?:" + names + rb"):[^\r]*", re.IGNORECASE)
+
+
+_NOT_UPSTREAM: Final = _lines(_HOP_BY_HOP + b"|host|" + _CLAIMS)
 # Penstock-Error says that the tunnel answered and not the upstream: an upstream cannot say it.
-_RESPONSE_DROPS: Final = _HOP_BY_HOP | {b"penstock-error"}
-_SWITCH: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+_NOT_TO_CALLERS: Final = _lines(_HOP_BY_HOP + b"|penstock-error")
+_TOKEN: Final = _lines(b"authorization")
+_SWITCH: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
 _FRAMES: Final = frozenset({b"close", b"keep-alive", b"host", b""})
 
 
@@ -37,42 +45,40 @@ def upstream_request(head: RequestHead, host: bytes | None, *, strips_token: boo
     X-Forwarded-For is not set: the proxy sees only the agent beside it, the relay's word for the caller's address is nobody's
     to believe, and 127.0.0.1 in it would make some servers trust the call as local.
     """
-    drops = _REQUEST_DROPS_AND_TOKEN if strips_token else _REQUEST_DROPS
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, head.target, host or head.host)]
-    lines += [
-        b"%b: %b\r\n" % (name, value)
-        for name, value in head.headers
-        if (lower := name.lower()) not in drops and not lower.startswith(b"x-forwarded-")
-    ]
-    lines = _without_nominated(lines, head.options)
-    if head.framing is Framing.LENGTH:
-        lines.append(b"Content-Length: %d\r\n" % head.length)
-    elif head.framing is Framing.CHUNKED:
-        lines.append(_chunked(head))
+    fields = _NOT_UPSTREAM.sub(b"", head.fields)
+    if strips_token:
+        fields = _TOKEN.sub(b"", fields)
+    if head.options:
+        fields = _without_nominated(fields, head.options)
+    framing = _framing(head, head.framing)
     if head.is_upgrade:
-        lines.append(_SWITCH)
+        framing += _SWITCH
     elif b"te" in head.options and _takes_trailers(head):
-        lines.append(b"Connection: TE\r\nTE: trailers\r\n")
-    lines.append(b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: %b\r\n\r\n" % head.host)
-    return b"".join(lines)
+        framing += b"\r\nConnection: TE\r\nTE: trailers"
+    return b"%b %b HTTP/1.1\r\nHost: %b%b%b\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: %b\r\n\r\n" % (
+        head.method,
+        head.target,
+        host or head.host,
+        fields,
+        framing,
+        head.host,
+    )
 
 
 def caller_response(head: ResponseHead, framing: Framing, *, closes: bool) -> bytes:
     """The head sent to the caller, its body framed by `framing`."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
-    lines += [b"%b: %b\r\n" % (name, value) for name, value in head.headers if name.lower() not in _RESPONSE_DROPS]
-    lines = _without_nominated(lines, head.options)
-    if framing is Framing.CHUNKED:
-        lines.append(_chunked(head))
-    elif framing is Framing.LENGTH:
-        lines.append(b"Content-Length: %d\r\n" % head.length)
-    elif framing is Framing.NONE and head.status >= 200 and head.status != 204:
+    fields = _NOT_TO_CALLERS.sub(b"", head.fields)
+    if head.options:
+        fields = _without_nominated(fields, head.options)
+    more = _framing(head, framing)
+    if framing is Framing.NONE and head.status >= 200 and head.status != 204:
         # An answer to HEAD, and 304: the length of what was not sent (RFC 9110 8.6).
-        lines += [b"Content-Length: %b\r\n" % value for name, value in head.headers if name.lower() == b"content-length"]
+        more = b"".join([b"\r\nContent-Length: %b" % value for value in values(head.fields, b"content-length")])
     if head.status == 101:
-        lines.append(_SWITCH)
-    lines.append(b"Connection: close\r\n\r\n" if closes else b"\r\n")
-    return b"".join(lines)
+        more += _SWITCH
+    if closes:
+        more += b"\r\nConnection: close"
+    return b"HTTP/1.1 %d %b%b%b\r\n\r\n" % (head.status, head.reason, fields, more)
 
 
 def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes:
@@ -95,20 +101,24 @@ def refusal(error: TunnelError, *, closes: bool, is_head_request: bool) -> bytes
     )
 
 
-def _chunked(head: RequestHead | ResponseHead) -> bytes:
+def _framing(head: RequestHead | ResponseHead, framing: Framing) -> bytes:
+    if framing is Framing.LENGTH:
+        return b"\r\nContent-Length: %d" % head.length
+    if framing is not Framing.CHUNKED:
+        return b""
     if not head.trailers:
-        return b"Transfer-Encoding: chunked\r\n"
-    return b"Transfer-Encoding: chunked\r\nTrailer: %b\r\n" % b", ".join(head.trailers)
+        return b"\r\nTransfer-Encoding: chunked"
+    return b"\r\nTransfer-Encoding: chunked\r\nTrailer: %b" % b", ".join(head.trailers)
 
 
 def _takes_trailers(head: RequestHead) -> bool:
-    codings = [coding.strip() for name, value in head.headers if name.lower() == b"te" for coding in value.lower().split(b",")]
-    return b"trailers" in codings
+    return b"trailers" in [coding.strip() for value in values(head.fields, b"te") for coding in value.lower().split(b",")]
 
 
-def _without_nominated(lines: list[bytes], options: frozenset[bytes]) -> list[bytes]:
+def _without_nominated(fields: bytes, options: frozenset[bytes]) -> bytes:
     """Headers that Connection names are for this hop alone (RFC 9110 7.6.1); Host is written by us, and nobody's to remove."""
     nominated = options - _FRAMES
     if not nominated:
-        return lines
-    return [line for line in lines if line.partition(b":")[0].lower() not in nominated]
+        return fields
+    lines = fields.split(b"\r\n")[1:]
+    return b"".join([b"\r\n" + line for line in lines if line.partition(b":")[0].lower() not in nominated])

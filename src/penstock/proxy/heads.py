@@ -1,36 +1,37 @@
 """Request and response heads: strict where a second parser might read something else. Pure.
 
-The pipeline finds a head's end and counts its bytes; here its lines are counted, and only then is it parsed. Bodies never
-reach the parser: `bodies` frames them, so no input can make it run on into a second message.
+The pipeline finds a head's end and counts its bytes; here its lines are counted, and the whole is held against one grammar,
+which is that of RFC 9112 without its leniencies: no folded lines, no white space around a name, no control characters, lines
+that end in CRLF and nothing else. What passes is the head's own lines less those for this hop (`headers`), so a header that
+nobody here knows is never taken apart. Bodies are framed by `bodies`.
 """
 
 from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import httptools
+from typing import Final, NamedTuple
 
 from penstock.errors import TunnelError, TunnelErrorCode
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 Header = tuple[bytes, bytes]
 
+# RFC 9112 5: each with the line end before it, so that the last one needs no care. Nothing in it can be matched in two ways.
+_FIELDS: Final = rb"((?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+)*+)\r\n\r\n"
 # RFC 9112 3: one space, no other white space. Origin-form and the asterisk of OPTIONS only: absolute-form would name a
 # second host beside Host, authority-form belongs to CONNECT, and this is no forward proxy.
-_REQUEST_LINE: Final = re.compile(rb"([A-Z-]{1,32}) (/[!-~]*+|\*) HTTP/(1\.[01])")
+_LINE: Final = rb"([A-Z-]{1,32}) (/[!-~]*+|\*) HTTP/(1\.[01])"
+_REQUEST_LINE: Final = re.compile(_LINE)
+_REQUEST: Final = re.compile(_LINE + _FIELDS)
+_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?" + _FIELDS)
 _BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*+)?")
 # RFC 9110 9 and PATCH, and WebDAV's reading ones are not needed by any MCP server. CONNECT and TRACE are refused on
 # purpose: one makes a tunnel of the connection, the other echoes credentials.
 METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # 18 digits: below 2^63, so nobody's integer overflows
 _HOST: Final = re.compile(rb"[!#$%&'()*+,\-.0-9:;=A-Z\[\]_a-z~]{1,255}")  # RFC 9110 7.2: uri-host [":" port]
-_SPECIAL: Final = frozenset({len("host"), len("connection"), len("content-length"), len("transfer-encoding")})
-_FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
+_OWN: Final = re.compile(rb"\r\n(host|connection|content-length|transfer-encoding):([^\r]*)", re.IGNORECASE)
+_PAIR: Final = re.compile(rb"\r\n([^:]*):([^\r]*)")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9110 6.5.1, and the claims of headers.py: who merges trailers into headers must not find one of these.
 _NEVER: Final = frozenset(
@@ -60,17 +61,23 @@ class Framing(Enum):
     CLOSE = 3  # responses only
 
 
+# Looked up several times a request: a global is found faster than a member of an Enum.
+_NONE: Final = Framing.NONE
+_CHUNKED: Final = Framing.CHUNKED
+
+
 class RequestHead(NamedTuple):
     """One request's head, as strict as `parse_request` is.
 
-    options are those of Connection, in lower case; is_upgrade: it asks for a WebSocket; trailers: the ones it announces that
-    may pass.
+    fields are its header lines as they came, each with the line end before it; options those of Connection, in lower case
+    and without keep-alive, which says nothing; is_upgrade: it asks for a WebSocket; trailers: the ones it announces that may
+    pass.
     """
 
     method: bytes
     target: bytes
     is_http_1_0: bool
-    headers: list[Header]
+    fields: bytes
     host: bytes
     framing: Framing
     length: int
@@ -79,18 +86,28 @@ class RequestHead(NamedTuple):
     is_upgrade: bool
     trailers: tuple[bytes, ...]
 
+    @property
+    def headers(self) -> list[Header]:
+        """Names as spelled, and values; taken apart anew each time."""
+        return pairs(self.fields)
+
 
 class ResponseHead(NamedTuple):
-    """One response's head; `length` counts where framing is LENGTH, options and trailers are as in `RequestHead`."""
+    """One response's head; `length` counts where framing is LENGTH, the rest is as in `RequestHead`."""
 
     status: int
     reason: bytes
-    headers: list[Header]
+    fields: bytes
     framing: Framing
     length: int
     keeps_alive: bool
     options: frozenset[bytes]
     trailers: tuple[bytes, ...]
+
+    @property
+    def headers(self) -> list[Header]:
+        """As `RequestHead.headers`."""
+        return pairs(self.fields)
 
 
 class HeadError(Exception):
@@ -99,54 +116,40 @@ class HeadError(Exception):
 
 def parse_request(head: bytes, *, headers_most: int) -> RequestHead:
     """A whole head, its empty line included; TunnelError with 400 or 431 when it is not taken."""
-    line = _REQUEST_LINE.fullmatch(head, 0, head.index(b"\r\n"))
-    if line is None or line[1] not in METHODS or (line[2] == b"*" and line[1] != b"OPTIONS"):
-        raise _bad("the request line is not METHOD /path HTTP/1.1 with a known method")
-    if head.count(b"\n") - 2 > headers_most:
-        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request has more than {headers_most} headers")
-    fields = _Fields()
-    try:
-        httptools.HttpRequestParser(fields).feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass  # no matter to this parser: it is fed nothing behind the head
-    except httptools.HttpParserError as exc:
-        raise _bad("the request's head is malformed", detail=str(exc)) from exc
-    if not fields.is_complete:
+    match = _REQUEST.fullmatch(head)
+    if match is None:
+        _check_line(head)
         raise _bad("the request's head is malformed")
+    method, target, version, fields = match.groups()
+    if method not in METHODS or (target == b"*" and method != b"OPTIONS"):
+        raise _bad(_NO_LINE)
+    if fields.count(b"\n") > headers_most:
+        raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request has more than {headers_most} headers")
     try:
-        return _request(line, fields.headers)
+        return _request(method, target, version == b"1.0", fields)
     except HeadError as exc:
         raise _bad(str(exc)) from exc
 
 
 def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> ResponseHead:
     """A whole head, its empty line included; HeadError when it is not taken."""
-    end = head.index(b"\r\n")
-    if _STATUS_LINE.fullmatch(head, 0, end) is None:
-        raise HeadError("no HTTP/1.x status line")
-    if head.count(b"\n") - 2 > headers_most:
-        raise HeadError(f"more than {headers_most} headers")
-    fields = _Fields()
-    try:
-        httptools.HttpResponseParser(fields).feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as exc:
-        raise HeadError(str(exc)) from exc
-    if not fields.is_complete:
+    match = _RESPONSE.fullmatch(head)
+    if match is None:
         raise HeadError("malformed head")
-    status = int(head[9:12])
-    is_http_1_0 = head[7:8] == b"0"
-    framing, length, options, _ = _special(fields.headers)
-    if framing is Framing.CHUNKED and is_http_1_0:
+    minor, digits, reason, fields = match.groups(b"")
+    if fields.count(b"\n") > headers_most:
+        raise HeadError(f"more than {headers_most} headers")
+    status = int(digits)
+    framing, length, options, _ = _own(fields)
+    if framing is _CHUNKED and minor == b"0":
         raise HeadError("HTTP/1.0 with Transfer-Encoding")
     if is_head_request or status < 200 or status in {204, 304}:  # RFC 9112 6.3: whatever the headers say
-        framing = Framing.NONE
-    elif framing is Framing.NONE:
+        framing = _NONE
+    elif framing is _NONE:
         framing = Framing.CLOSE
-    keeps = framing is not Framing.CLOSE and not is_http_1_0 and b"close" not in options
-    trailers = _trailers(fields.headers) if framing is Framing.CHUNKED else ()
-    return ResponseHead(status, head[13:end], fields.headers, framing, length, keeps, options, trailers)
+    keeps = framing is not Framing.CLOSE and minor == b"1" and b"close" not in options
+    trailers = _trailers(fields) if framing is _CHUNKED else ()
+    return ResponseHead(status, reason, fields, framing, length, keeps, options, trailers)
 
 
 def check_beginning(data: bytes) -> None:
@@ -154,96 +157,85 @@ def check_beginning(data: bytes) -> None:
 
     Without this HTTP/0.9, bare line feeds and other protocols would sit out the whole head timeout.
     """
-    end = data.find(b"\r\n")
-    if _BARE_LINE_FEED.search(data) or (end >= 0 and _REQUEST_LINE.fullmatch(data, 0, end) is None):
+    if _BARE_LINE_FEED.search(data):
         raise _bad("the request's head is malformed")
+    if b"\r\n" in data:
+        _check_line(data)
 
 
-def _request(line: re.Match[bytes], headers: list[Header]) -> RequestHead:
-    framing, length, options, hosts = _special(headers)
+def pairs(fields: bytes) -> list[Header]:
+    """Names as spelled, and values without the white space around them."""
+    return [(name, value.strip(b" \t")) for name, value in _PAIR.findall(fields)]
+
+
+def values(fields: bytes, name: bytes) -> list[bytes]:
+    """The values of one header, by its name in lower case."""
+    return [value for given, value in pairs(fields) if given.lower() == name]
+
+
+def names_websocket(fields: bytes) -> bool:
+    """Whether Upgrade names WebSocket and nothing else."""
+    return [value.lower() for value in values(fields, b"upgrade")] == [b"websocket"]
+
+
+def _check_line(head: bytes) -> None:
+    if _REQUEST_LINE.fullmatch(head, 0, head.index(b"\r\n")) is None:
+        raise _bad(_NO_LINE)
+
+
+def _request(method: bytes, target: bytes, is_http_1_0: bool, fields: bytes) -> RequestHead:  # noqa: FBT001 - as in the tuple
+    framing, length, options, hosts = _own(fields)
     if len(hosts) != 1:
         raise HeadError("the request has no Host" if not hosts else "the request has more than one Host")
-    if _HOST.fullmatch(hosts[0]) is None:
+    host = hosts[0]
+    if _HOST.fullmatch(host) is None:
         raise HeadError("the request's Host is not a host name")
-    is_http_1_0 = line[3] == b"1.0"
-    if framing is Framing.CHUNKED and is_http_1_0:
+    if framing is _CHUNKED and is_http_1_0:
         raise HeadError("HTTP/1.0 has no Transfer-Encoding")
     keeps = not is_http_1_0 and b"close" not in options  # HTTP/1.0's keep-alive was never standardised
     # An Upgrade is an offer that may be ignored (RFC 9110 7.8): any but WebSocket's is, and with a body that one too.
-    is_plain = line[1] == b"GET" and not is_http_1_0 and framing is Framing.NONE
-    is_upgrade = b"upgrade" in options and is_plain and names_websocket(headers)
-    trailers = _trailers(headers) if framing is Framing.CHUNKED else ()
-    return RequestHead(line[1], line[2], is_http_1_0, headers, hosts[0], framing, length, keeps, options, is_upgrade, trailers)
+    is_plain = method == b"GET" and not is_http_1_0 and framing is _NONE
+    is_upgrade = is_plain and b"upgrade" in options and names_websocket(fields)
+    trailers = _trailers(fields) if framing is _CHUNKED else ()
+    return RequestHead(method, target, is_http_1_0, fields, host, framing, length, keeps, options, is_upgrade, trailers)
 
 
-def names_websocket(headers: Sequence[Header]) -> bool:
-    """Whether Upgrade names WebSocket and nothing else."""
-    return [value.lower() for name, value in headers if name.lower() == b"upgrade"] == [b"websocket"]
-
-
-def _trailers(headers: Sequence[Header]) -> tuple[bytes, ...]:
+def _trailers(fields: bytes) -> tuple[bytes, ...]:
     """The names that Trailer announces and that may be one: nothing that anybody reads to frame, route, allow or match."""
-    values = [value for name, value in headers if len(name) == 7 and name.lower() == b"trailer"]
-    names = [name.strip() for value in values for name in value.lower().split(b",")]
+    names = [name.strip() for value in values(fields, b"trailer") for name in value.lower().split(b",")]
     return tuple(name for name in names if _NAME.fullmatch(name) and name not in _NEVER and not name.startswith(_NEVER_FROM))
 
 
-class _Special(NamedTuple):
-    """What this hop reads itself."""
-
-    framing: Framing
-    length: int
-    options: frozenset[bytes]
-    hosts: list[bytes]
-
-
-def _special(headers: Sequence[Header]) -> _Special:
-    """One look at the headers, by the length of their names first, for most are somebody else's.
+def _own(fields: bytes) -> tuple[Framing, int, frozenset[bytes], list[bytes]]:
+    """What this hop reads itself: framing and length, Connection's options, the values of Host.
 
     The framing is RFC 9112 6.3 without its leniencies: the only transfer coding is `chunked`, once, never beside a length.
     """
-    framing, length, options = Framing.NONE, 0, _NO_OPTIONS
+    framing, length, options = _NONE, 0, _NO_OPTIONS
     hosts: list[bytes] = []
-    for name, value in headers:
-        if len(name) not in _SPECIAL:
-            continue
-        lower = name.lower()
-        if lower == b"host":
+    for name, raw in _OWN.findall(fields):
+        value = raw.strip(b" \t")
+        size = len(name)  # tells the four of them apart
+        if size == 4:
             hosts.append(value)
-        elif lower == b"connection":
-            options |= {token.strip() for token in value.lower().split(b",")}
-        elif lower in _FRAMES:
-            if framing is not Framing.NONE:
-                raise HeadError("the body's length is given twice")
-            framing, length = _frame(lower, value)
-    return _Special(framing, length, options, hosts)
-
-
-def _frame(name: bytes, value: bytes) -> tuple[Framing, int]:
-    if name == b"transfer-encoding":
-        if value.lower() != b"chunked":
+        elif size == 10:
+            if value != b"keep-alive":
+                options |= {token.strip() for token in value.lower().split(b",")}
+        elif framing is not _NONE:
+            raise HeadError("the body's length is given twice")
+        elif size == 14:
+            if _LENGTH.fullmatch(value) is None:
+                raise HeadError("Content-Length is not a number")
+            framing, length = Framing.LENGTH, int(value)
+        elif value.lower() != b"chunked":
             raise HeadError("the only Transfer-Encoding is chunked")
-        return Framing.CHUNKED, 0
-    if _LENGTH.fullmatch(value) is None:
-        raise HeadError("Content-Length is not a number")
-    return Framing.LENGTH, int(value)
+        else:
+            framing = _CHUNKED
+    return framing, length, options, hosts
 
 
-def _bad(public: str, *, detail: str | None = None) -> TunnelError:
-    return TunnelError(TunnelErrorCode.BAD_REQUEST, public, detail=detail)
+_NO_LINE: Final = "the request line is not METHOD /path HTTP/1.1 with a known method"
 
 
-class _Fields:
-    """What httptools calls back."""
-
-    __slots__ = ("headers", "is_complete")
-
-    def __init__(self) -> None:
-        self.headers: list[Header] = []
-        self.is_complete = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self.is_complete = True
+def _bad(public: str) -> TunnelError:
+    return TunnelError(TunnelErrorCode.BAD_REQUEST, public)

@@ -225,7 +225,7 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status >= 200:
                 break
             if head.status == 101:
-                if not (self._asks_upgrade and names_websocket(head.headers)):
+                if not (self._asks_upgrade and names_websocket(head.fields)):
                     raise HeadError("an upgrade nobody asked for")
                 head = head._replace(framing=Framing.CLOSE, keeps_alive=False)  # bytes, until either side ends
                 break

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from penstock.errors import TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.tasks import Tasks
-from penstock.proxy.heads import Framing, ResponseHead
+from penstock.proxy.heads import Framing, ResponseHead, values
 from penstock.proxy.oauth.keys import Keys
 from penstock.proxy.oauth.tokens import TokenError, check, read_header
 
@@ -170,19 +170,19 @@ class Gate:
         if self._config.scopes:
             document["scopes_supported"] = list(self._config.scopes)
         body = json.dumps(document).encode()
-        headers = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
+        fields = b"\r\nContent-Type: application/json\r\nCache-Control: no-store"
         if is_head:
-            headers.append((b"Content-Length", b"%d" % len(body)))
+            fields += b"\r\nContent-Length: %d" % len(body)
             body = b""
         framing = Framing.NONE if is_head else Framing.LENGTH
-        return ResponseHead(200, b"OK", headers, framing, len(body), True, frozenset(), ()), body  # noqa: FBT003 - keeps_alive
+        return ResponseHead(200, b"OK", fields, framing, len(body), True, frozenset(), ()), body  # noqa: FBT003 - keeps_alive
 
 
 def _token(head: RequestHead) -> str | None:
-    values = [value for name, value in head.headers if len(name) == 13 and name.lower() == b"authorization"]
-    if not values:
+    given = values(head.fields, b"authorization")
+    if not given:
         return None
-    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    match = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
     if match is None:
         raise TokenError("one Authorization header with a bearer token is needed")
     return match[1].decode("ascii")
