@@ -69,8 +69,8 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --py
 
 requirements:  ## compile the hashed constraints anew (needs uv)
 	$(COMPILE) --extra up --group build -o requirements/up.txt
-	$(COMPILE) --extra up --extra postgresql --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
-	$(COMPILE) --extra up --extra postgresql -c requirements/test.txt -o requirements/image.txt
+	$(COMPILE) --extra up --extra postgresql --extra acme --group build --group test --group check -c requirements/up.txt -o requirements/test.txt
+	$(COMPILE) --extra up --extra postgresql --extra acme -c requirements/test.txt -o requirements/image.txt
 	uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --group pyproject.toml:image \
 	  -o requirements/build.txt
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from penstock.config.load import RoleConfig, Section
 from penstock.config.types import ByteSize, Duration, HostPort, Networks, SecretText
@@ -12,6 +15,7 @@ from penstock.secret import Secret  # noqa: TC001 - as above
 from penstock.telemetry.log import Level  # noqa: TC001 - as above
 
 _DAY = 86_400.0
+_DNS_NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$"
 
 
 class TlsFiles(Section):
@@ -21,6 +25,27 @@ class TlsFiles(Section):
     """PEM certificate chain, leaf first."""
     key_file: Path
     """PEM private key of the leaf, unencrypted."""
+
+
+class Acme(Section):
+    """An ACME authority (RFC 8555) that issues the API's certificate, by HTTP-01: it asks port 80 of each name."""
+
+    agree_to_terms: Literal[True]
+    """Must be true: you agree to the authority's terms of service. None issues otherwise."""
+    contact: str | None = Field(default=None, pattern=r"^[^@\s,]+@[^@\s,]+$", max_length=200)
+    """A mail address for the authority's notices."""
+    directory_url: str = Field(default="https://acme-v02.api.letsencrypt.org/directory", pattern=r"^https://", max_length=1000)
+    """The authority's directory; Let's Encrypt where nothing is said. Try changes out with its staging directory."""
+    names: tuple[Annotated[str, Field(pattern=_DNS_NAME, max_length=253)], ...] = Field(default=(), max_length=100)
+    """DNS names of the certificate, no wildcards; `public_url`'s where nothing is said."""
+    listen_addr: HostPort = HostPort("", 80)
+    """Where the authority's challenges are answered, in the clear and nothing else; port 80 of each name must lead here."""
+    ca_file: Path | None = None
+    """PEM CA of the authority's own TLS instead of the system's: for a private authority."""
+    renew_before: float = Field(default=1 / 3, gt=0, lt=1)
+    """How much of a certificate's life may be left when it is renewed: a third, so of 90 days the last 30."""
+    retry_interval: Duration = Field(default=600.0, gt=0)
+    """Longest wait after a first failure; it doubles up to six hours. Authorities refuse who fails five times an hour."""
 
 
 class Rate(Section):
@@ -124,7 +149,10 @@ class ControlConfig(RoleConfig):
     """The API's own URL as clients dial it, without a path: what assertions are made out to (`aud`). `http://` and
     `listen_addr` where it is not given, which only a machine of one's own can use."""
     tls: TlsFiles | None = None
-    """The API's own TLS. Leave it out behind a proxy that ends TLS."""
+    """The API's own TLS; files that change are taken up live. Leave it out behind a proxy that ends TLS."""
+    acme: Acme | None = None
+    """In place of `tls`: obtain the certificate from an ACME authority, keep it in `data_dir/acme` and renew it. Of several
+    processes on one `data_dir` one does that; on several machines, let a proxy in front end TLS or give each `tls` files."""
     trusted_proxies: Networks = ()
     """Proxies in front, as CIDRs or addresses: what they say in X-Forwarded-For is where a request came from, for rates and the
     audit log. Nobody else is believed. Without it everybody behind a proxy shares the proxy's rate."""
@@ -172,10 +200,38 @@ class ControlConfig(RoleConfig):
             raise ValueError(msg)
         return value
 
+    @model_validator(mode="after")
+    def _one_source_of_tls(self) -> Self:
+        if self.acme is not None and self.tls is not None:
+            msg = "tls and acme exclude each other: files of yours, or an authority's certificate"
+            raise ValueError(msg)
+        if self.acme is not None and not self.certificate_names:
+            msg = "acme needs names, or a public_url with a DNS name"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the API itself ends TLS."""
+        return self.tls is not None or self.acme is not None
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """What the ACME authority is asked for."""
+        if self.acme is not None and self.acme.names:
+            return self.acme.names
+        host = urlsplit(self.public_url or "").hostname
+        return () if host is None or _is_address(host) else (host,)
+
+    @property
+    def acme_folder(self) -> Path:
+        """The authority's account, the certificate and its key."""
+        return self.data_dir / "acme"
+
     @property
     def audiences(self) -> tuple[str, ...]:
         """What an assertion's `aud` must be, unless its rule says otherwise."""
-        scheme = "http" if self.tls is None else "https"
+        scheme = "https" if self.has_tls else "http"
         return self.federation.audiences or (self.public_url or f"{scheme}://{self.listen_addr}",)
 
     @property
@@ -187,3 +243,11 @@ class ControlConfig(RoleConfig):
     def key_file(self) -> Path:
         """Where the master key is."""
         return self.master_key_file or self.data_dir / "master.key"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

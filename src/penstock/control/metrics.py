@@ -14,6 +14,7 @@ class ControlMetrics:
     requests: Counter
     seconds: Histogram
     running: Gauge
+    certificate_expiry: Gauge
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> ControlMetrics:
@@ -25,5 +26,10 @@ class ControlMetrics:
             seconds=Histogram("penstock_control_request_seconds", "Time to answer, by route", ["route"], registry=registry),
             running=Gauge(
                 "penstock_control_requests_running", "Requests being served, waiting edges included", registry=registry
+            ),
+            certificate_expiry=Gauge(
+                "penstock_control_certificate_expiry_timestamp_seconds",
+                "When the API's certificate runs out; 0 without TLS of its own",
+                registry=registry,
             ),
         )

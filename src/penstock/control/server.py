@@ -8,19 +8,23 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from penstock.control.api.app import make_app
+from penstock.control.certificate.answers import Answers
+from penstock.control.certificate.folder import AcmeFolder
+from penstock.control.certificate.served import Served
 from penstock.control.metrics import ControlMetrics
 from penstock.control.service.bootstrap import open_core
 from penstock.control.service.feed import Feed
 from penstock.control.service.issuer_keys import IssuerKeys
 from penstock.control.serving import HttpServer
+from penstock.errors import ConfigError
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
-from penstock.tls import contexts
 
 if TYPE_CHECKING:
     from penstock.config.types import HostPort
+    from penstock.control.certificate.renewal import Renewal
     from penstock.control.config import ControlConfig
 
 
@@ -34,6 +38,8 @@ class Control:
         self._log = get_logger("control")
         self._server: HttpServer | None = None
         self._admin: AdminServer | None = None
+        self._served: Served | None = None
+        self._renewal: Renewal | None = None
         self._opened = AsyncExitStack()
 
     @property
@@ -50,7 +56,7 @@ class Control:
         host = self.address.host
         if host in {"0.0.0.0", "::"}:
             host = "127.0.0.1" if host == "0.0.0.0" else "::1"
-        scheme = "http" if self._config.tls is None else "https"
+        scheme = "https" if self._config.has_tls else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.address.port}"
 
     @property
@@ -60,7 +66,12 @@ class Control:
 
     def why_not_ready(self) -> str | None:
         """None while requests are served."""
-        return None if self._server is not None else "not serving"
+        if self._server is None:
+            return "not serving"
+        if self._served is None or self._served.is_there:
+            return None
+        failure = self._renewal.failure if self._renewal is not None else None
+        return "there is no certificate yet" if failure is None else f"there is no certificate yet: {failure.public}"
 
     async def start(self) -> None:
         """Open the store and listen. Raises ConfigError: not initialized, newer schema, busy port, bad certificate."""
@@ -71,21 +82,20 @@ class Control:
             opened.push_async_callback(tasks.aclose)
             app = make_app(core, Feed(core), issuer_keys, self._metrics)
             server = HttpServer(app, self._config.limits.connections)
-            await server.start(self._config.listen_addr, await asyncio.to_thread(self._context))
+            await self._start_api(server, tasks)
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.
             opened.callback(core.database.changes.close)
             await self._start_admin(opened)
+            await self._start_acme(opened, tasks)
             tasks.spawn(issuer_keys.poll(), "issuer keys")
             self._server = server
             self._opened = opened.pop_all()
-        if self._config.tls is None and not _is_loopback(self._config.listen_addr.host):
+        if not self._config.has_tls and not _is_loopback(self._config.listen_addr.host):
             self._log.warning(
-                "control listens without TLS", hint="set tls, or let a proxy in front end it: keys cross the network"
+                "control listens without TLS", hint="set tls or acme, or let a proxy in front end it: keys cross the network"
             )
-        self._log.info(
-            "control listening", api=str(self.address), admin=str(self.admin_address), tls=self._config.tls is not None
-        )
+        self._log.info("control listening", api=str(self.address), admin=str(self.admin_address), tls=self._config.has_tls)
 
     async def stop(self) -> None:
         """Finish what runs, for `shutdown_timeout` at most, and close the store. Again: nothing."""
@@ -104,9 +114,36 @@ class Control:
         opened.push_async_callback(admin.stop)
         self._admin = admin
 
-    def _context(self) -> contexts.TLSContext | None:
-        files = self._config.tls
-        return None if files is None else contexts.control_server(contexts.read_key_pair(files.cert_file, files.key_file))
+    async def _start_api(self, server: HttpServer, tasks: Tasks) -> None:
+        config = self._config
+        if config.tls is not None:
+            self._served = Served(config.tls.cert_file, config.tls.key_file, self._metrics.certificate_expiry)
+            await self._served.load()
+        elif config.acme is not None:
+            folder = AcmeFolder(config.acme_folder)
+            await asyncio.to_thread(folder.prepare)
+            self._served = Served(folder.pair_file, folder.pair_file, self._metrics.certificate_expiry)
+            await self._served.look()
+        if self._served is None:
+            await server.start(config.listen_addr, None)
+            return
+        # Before an authority's first certificate there is nothing to present: connections end at once, as on no port.
+        await server.start(config.listen_addr, self._served.context, lambda: self._served is not None and self._served.is_there)
+        tasks.spawn(self._served.follow(), "certificate files")
+
+    async def _start_acme(self, opened: AsyncExitStack, tasks: Tasks) -> None:
+        if self._config.acme is None or self._served is None:
+            return
+        try:
+            from penstock.control.certificate.renewal import Renewal  # noqa: PLC0415 - its libraries are an extra
+        except ModuleNotFoundError as exc:
+            raise ConfigError(f"acme needs {exc.name}", hint="pip install 'penstock[acme]'") from exc
+        folder = AcmeFolder(self._config.acme_folder)
+        answers = Answers(folder)
+        await answers.start(self._config.acme.listen_addr)
+        opened.push_async_callback(answers.stop)
+        self._renewal = Renewal(self._config.acme, self._config.certificate_names, folder, self._served.look)
+        tasks.spawn(self._renewal.run(), "certificate renewal")
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,6 +18,8 @@ from penstock.config.types import HostPort
 from penstock.net.listen import Listener, listen_tcp, listen_tls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp
 
     from penstock.tls.contexts import TLSContext
@@ -59,12 +61,14 @@ class HttpServer:
             raise RuntimeError(msg)
         return HostPort(*self._listener.addresses[0])
 
-    async def start(self, address: HostPort, context: TLSContext | None) -> None:
-        """Listening when it returns. Raises ConfigError."""
+    async def start(
+        self, address: HostPort, context: Callable[[], TLSContext] | None, has_room: Callable[[], bool] | None = None
+    ) -> None:
+        """Listening when it returns; `context` and `has_room` as in `listen_tls`. Raises ConfigError."""
         if context is None:
             self._listener = await listen_tcp(address.host, address.port, self._connection)
         else:
-            self._listener = await listen_tls(address.host, address.port, self._connection, context=context)
+            self._listener = await listen_tls(address.host, address.port, self._connection, context=context, has_room=has_room)
 
     async def stop(self, timeout: float) -> None:
         """Accept nothing more, let requests in flight finish, cut what is left after `timeout` seconds."""

@@ -36,6 +36,15 @@ class CallerIdentity:
     serial: str
 
 
+def dns_names(certificate: x509.Certificate) -> frozenset[str]:
+    """The DNS names that a server's certificate speaks for; none where it has no such extension."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
+    except (*certs.UNREADABLE, x509.ExtensionNotFound):
+        return frozenset()
+
+
 def caller_uri(organization_id: str, workspace_id: str, caller_id: str) -> str:
     """The URI that goes into a caller's certificate. Raises ValueError for parts that could not be read back."""
     uri = f"{_SCHEME}{organization_id}/{workspace_id}/{caller_id}"

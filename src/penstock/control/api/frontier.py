@@ -50,7 +50,7 @@ class Frontier:
         self._limits = config.limits
         self._trusted = config.trusted_proxies
         self._rates = RequestRates(config.limits.rates)
-        is_tls = config.tls is not None or (config.public_url or "").startswith("https://")
+        is_tls = config.has_tls or (config.public_url or "").startswith("https://")
         self._headers = (*_HEADERS, _ONLY_TLS) if is_tls else _HEADERS
         self._metrics = metrics
         self._entropy = entropy
