@@ -6,6 +6,7 @@ import os
 
 _NEEDS = {
     "CLOUDFLARED": "test_cloudflared.py",
+    "PEBBLE": "test_acme.py",
     "KUBE_APISERVER": "test_kubernetes_*.py",
     "PENSTOCK_TEST_PYTHON_IMAGE": "test_compose.py",  # a slim Python of the engine's, and with it an engine
 }

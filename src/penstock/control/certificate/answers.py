@@ -27,7 +27,7 @@ class Answers:
 
     def __init__(self, folder: AcmeFolder) -> None:
         self._folder = folder
-        self._server = HttpServer(self._app, CONNECTIONS)
+        self._server = HttpServer(self, CONNECTIONS)
 
     @property
     def address(self) -> HostPort:
@@ -42,7 +42,8 @@ class Answers:
         """Stop listening."""
         await self._server.stop(STOP_SECONDS)
 
-    async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
         path = str(scope["path"])
         is_asked = scope["method"] == "GET" and path.startswith(_PREFIX)
         answer = await asyncio.to_thread(self._folder.answer, path.removeprefix(_PREFIX)) if is_asked else None

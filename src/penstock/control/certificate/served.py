@@ -59,6 +59,8 @@ class Served:
         try:
             await self.load()
         except PenstockError as exc:
+            if before is None:
+                return  # an authority's first certificate is still to come
             if seen is None or seen.public != exc.public:
                 self._refused = exc
             elif seen.detail != _TOLD:
