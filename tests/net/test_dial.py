@@ -16,7 +16,6 @@ from tests.support.recording import Recorder, settle
 from penstock.errors import UnavailableError
 from penstock.net.dial import dial_tcp, dial_tls, dial_unix, handshake
 from penstock.net.listen import listen_tcp, listen_tls
-from penstock.net.sockets import READ_MOST
 from penstock.net.streams import ByteStream
 from penstock.net.transports import Parked
 
@@ -100,24 +99,6 @@ async def test_a_dialled_connection_is_paused_until_its_owner_resumes() -> None:
     assert near.received == b""
     transport.resume_reading()
     await near.until_received(5)
-    transport.abort()
-    listener.close()
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvloop cannot be told
-async def test_a_dialled_connection_delivers_at_most_so_much_at_once() -> None:
-    sizes: list[int] = []
-    far, near = Recorder(), Recorder(on_data=lambda data: sizes.append(len(data)))
-    listener = await listen_tcp(LOOPBACK, 0, lambda: far)
-    transport = await dial_tcp(LOOPBACK, listener.port)
-    await far.until(lambda: far.transport)
-    far.transport.write(bytes(1_000_000))
-    await settle(100)
-    near.transport = transport
-    transport.set_protocol(near)
-    transport.resume_reading()
-    await near.until_received(1_000_000)
-    assert max(sizes) == READ_MOST
     transport.abort()
     listener.close()
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from penstock.errors import ConfigError
 from penstock.net.announced import ReadsAnnouncement
-from penstock.net.sockets import bound_reads
 from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
 
 if TYPE_CHECKING:
@@ -163,7 +162,6 @@ class _Accepting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         lower = cast("asyncio.Transport", transport)  # what a stream server gives; uvloop's do not inherit from asyncio's
-        bound_reads(lower)
         if self._arrivals is not None:
             self._arrivals.enter(lower)
         peer = lower.get_extra_info("peername")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from penstock.net.closing import END_TIMEOUT, STALL_TIMEOUT, close_gently, taken
+from penstock.net.sockets import BoundedReader, room_of
 from penstock.net.transports import LayeredTransport, StreamTransport, cut
 from penstock.net.watch import PauseWatch
 
@@ -98,13 +99,14 @@ class _End:
             on_done(RelayResult(a.moved, b.moved, self.error))
 
 
-class _Side(asyncio.Protocol):
+class _Side(BoundedReader):
     """The protocol of one of the two; `moved` counts the bytes it received."""
 
-    __slots__ = ("_end", "_ended", "_held", "_lost", "_transport", "_watch", "moved", "other", "write")
+    __slots__ = ("_end", "_ended", "_held", "_lost", "_room", "_transport", "_watch", "moved", "other", "write")
 
     def __init__(self, transport: asyncio.Transport, end: _End) -> None:
         self._transport = transport
+        self._room = room_of(asyncio.get_running_loop())
         self._end = end
         self._ended = False  # this peer, or the relay for it, has ended cleanly
         self._lost = False
@@ -189,6 +191,14 @@ class _Side(asyncio.Protocol):
                 patience = self._end.fin_patience
                 self._watch = PauseWatch(self._transport, self._gone, fin_patience=patience, progress=self._progress)
             self._watch.arm()
+
+    def _take_turns(self) -> None:
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._held:
+            self._resume()
 
     def release(self) -> None:
         """The other one takes again."""

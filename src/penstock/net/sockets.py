@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 READ_MOST: Final = 64 * 1024  # four TLS records: what is handed on at a time everywhere here
 UNSENT_MOST: Final = 128 * 1024  # 1 ms at 1 Gbit/s, 10 at 100 Mbit/s; and no network falls idle between two turns of a loop
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python has no name for it before 3.13
 
 
-def bound_reads(transport: asyncio.BaseTransport) -> None:
-    """Let a socket deliver at most `READ_MOST` at once: so much a reader that pauses may already have in hand.
+class BoundedReader(asyncio.BufferedProtocol):
+    """A protocol that a socket feeds at most `READ_MOST` at a time, in turns with all other sockets, on any loop.
 
-    CPython's transports read up to 256 KiB. uvloop's are as large and cannot be told.
+    So much a reader that pauses may already have in hand. CPython's transports read up to 256 KiB of their own accord, and so
+    does uvloop's, which reads on, up to 32 times, as long as each read fills its buffer: 8 MB of one download, with TLS
+    and all, before anybody else's few bytes are looked at.
     """
-    if hasattr(transport, "max_size"):
-        transport.max_size = READ_MOST  # pyright: ignore[reportAttributeAccessIssue]  # an attribute of asyncio's own class
+
+    __slots__ = ()
+
+    _room: memoryview
+    """`room_of` the loop: what is read stands there until `buffer_updated` returns."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - whatever the loop would like
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes == READ_MOST:
+            self._take_turns()
+        self.data_received(bytes(self._room[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """What `asyncio.Protocol` calls so: transports that are no sockets call it themselves."""
+        raise NotImplementedError
+
+    def _take_turns(self) -> None:
+        """Pause a socket, and read on in the next turn of the loop, unless somebody else has paused it by then."""
+        raise NotImplementedError
+
+
+_rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+def room_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """Where all sockets of a loop are read to: it runs one callback at a time, and nobody keeps what is there."""
+    room = _rooms.get(loop)
+    if room is None:
+        room = _rooms[loop] = memoryview(bytearray(READ_MOST))
+    return room
 
 
 def bound_unsent(transport: asyncio.Transport) -> None:

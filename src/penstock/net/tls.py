@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from penstock.net.closing import END_TIMEOUT, close_gently
+from penstock.net.sockets import READ_MOST
 from penstock.net.transports import CLOSED, OPEN, OPENING, LayeredTransport, cut
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class TLSTransport(LayeredTransport):
 
     # --- handshake --------------------------------------------------------------------------------------------------
 
-    def _shake(self, data: bytes) -> None:
+    def _shake(self, data: bytes | memoryview) -> None:
         self._seen += len(data)
         if self._seen > HANDSHAKE_LIMIT:
             self._fail(ssl.SSLError(ssl.SSL_ERROR_SSL, "the TLS handshake is too large"))
@@ -232,7 +233,12 @@ class TLSTransport(LayeredTransport):
 
     # --- from below -------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes == READ_MOST:
+            self._take_turns()
+        self.data_received(self._room[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         if self._state is not OPEN or self._ended:
             if self._state is OPENING:
                 self._shake(data)

@@ -27,6 +27,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.net.sockets import BoundedReader, room_of
 from penstock.net.watch import PauseWatch
 
 if TYPE_CHECKING:
@@ -291,14 +292,14 @@ class StreamTransport(asyncio.Transport):
         self._lost(None)
 
 
-class LayeredTransport(StreamTransport, asyncio.Protocol):
+class LayeredTransport(StreamTransport, BoundedReader):
     """A transport on top of another: one object is the upper's transport and the lower's protocol.
 
     Watermarks are the lower's: it calls `pause_writing` here, and it is passed up. Over a socket it keeps an eye on the
     peer while reading is paused (rule 4).
     """
 
-    __slots__ = ("_heeded", "_lower", "_watch")
+    __slots__ = ("_heeded", "_lower", "_room", "_watch")
 
     def __init__(
         self,
@@ -308,6 +309,7 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
     ) -> None:
         super().__init__(protocol, loop)
         self._lower = lower
+        self._room = room_of(self._loop)
         self._watch: PauseWatch | None = None
         self._heeded: Callable[[], object] | None = None
         # Taken over in mid-flight: the lower told its last protocol to stop writing, and will tell us to go on.
@@ -326,6 +328,14 @@ class LayeredTransport(StreamTransport, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._unchoke()
+
+    def _take_turns(self) -> None:
+        self._lower.pause_reading()
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused and not self.is_closing():
+            self._lower.resume_reading()
 
     # --- hooks that most layers keep --------------------------------------------------------------------------------
 

@@ -216,6 +216,10 @@ class WebSocketTransport(LayeredTransport):
     def _below_pause(self) -> None:
         pass  # `_hold` does it, once enough is held
 
+    def _read_on(self) -> None:
+        if self._held < self._held_limit and not self.is_closing():
+            self._lower.resume_reading()
+
     def _below_resume(self) -> None:
         self._held = 0
         self._lower.resume_reading()

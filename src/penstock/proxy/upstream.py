@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.net.closing import close_gently
+from penstock.net.sockets import BoundedReader, room_of
 from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 from penstock.proxy.bodies import Body, BodyError, make_body
@@ -38,7 +39,7 @@ class PoolKey(NamedTuple):
     trust: TLSContext | None
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(BoundedReader):
     """One connection; made on an open, paused transport.
 
     `on_free(connection, is_reusable)` is called once an exchange, and with False when an idle one ends by itself.
@@ -57,6 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_is_paused",
         "_keeps_alive",
         "_on_free",
+        "_room",
         "_transport",
         "_watch",
         "idle_since",
@@ -77,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_kept = False  # it served a request before
         self.idle_since = 0.0
         self._transport = transport
+        self._room = room_of(asyncio.get_running_loop())
         self._on_free: Callable[[UpstreamConnection, bool], None] | None = on_free
         self._head_bytes = head_bytes
         self._headers_most = headers_most
@@ -154,6 +157,14 @@ class UpstreamConnection(asyncio.Protocol):
         except (HeadError, BodyError) as exc:
             self._fail(f"malformed HTTP response: {exc}")
         exchange.flush()
+
+    def _take_turns(self) -> None:
+        self._transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._is_paused and self.is_open:
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         """The upstream ended; the transport closes itself after this."""
