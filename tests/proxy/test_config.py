@@ -162,3 +162,8 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], text: str) -> None:
 def test_full_host_names_need_no_domain() -> None:
     config = load(ProxyConfig, role="proxy", flags=settings(tunnel_domain="", routes={"echo.example.com": "http://a:1"}))
     assert list(config.routes) == ["echo.example.com"]
+
+
+def test_a_domain_out_of_a_file_may_end_its_line() -> None:
+    config = load(ProxyConfig, role="proxy", flags=settings(tunnel_domain="ab12cd34.tunnel.example.com\n"))
+    assert config.tunnel_domain == "ab12cd34.tunnel.example.com"

@@ -6,6 +6,7 @@ import secrets
 import ssl
 import tempfile
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def server(
     key = key or certs.make_ec_key()
     names = names or (DOMAIN, f"*.{DOMAIN}")
     builder = _builder(names[0], authority.certificate.subject, key, validity or valid())
-    alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+    alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
     builder = builder.add_extension(alternatives, critical=False)
     if key_identifier is True:
         builder = builder.add_extension(_authority_key(authority.certificate), critical=False)
@@ -103,6 +104,13 @@ def server(
     leaf = _sign(builder, authority.key, sha1=sha1)
     pem = "".join(certs.certificate_to_pem(certificate) for certificate in (leaf, *chain))
     return KeyPair(pem, certs.key_to_pem(key))
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def caller(

@@ -83,6 +83,7 @@ def pods(documents: list[Document]) -> list[Document]:
 def is_restricted(pod: Document) -> bool:
     """Whether it meets the Pod Security Standard `restricted`; an AssertionError says where not."""
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["enableServiceLinks"] is False  # a Service `penstock-control` would set PENSTOCK_CONTROL_PORT
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     allowed = {"configMap", "secret", "projected", "emptyDir"}
     assert {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"} <= allowed
@@ -94,3 +95,11 @@ def is_restricted(pod: Document) -> bool:
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["resources"]["limits"]["memory"]
     return True
+
+
+def merge(values: Document, more: Document) -> Document:
+    """As Helm puts one file of values over another."""
+    both = dict(values)
+    for key, value in more.items():
+        both[key] = merge(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both

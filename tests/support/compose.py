@@ -23,10 +23,11 @@ def docker(*arguments: str, check: bool = True, **variables: str) -> str:
     return _run(["docker", *arguments], Path.cwd(), variables, check=check)
 
 
-def image(python: str, version: str) -> str:
+def image(python: str, version: str, name: str = "penstock") -> str:
     """The image of this tree, built by `make image`."""
-    _run(["make", "image", f"IMAGE_ARGS=--quiet --build-arg PYTHON_IMAGE={python}"], ROOT, {}, check=True)
-    return f"penstock:{version}"
+    made = f"{name}:{version}"
+    _run(["make", "image", f"IMAGE={made}", f"IMAGE_ARGS=--quiet --build-arg PYTHON_IMAGE={python}"], ROOT, {}, check=True)
+    return made
 
 
 @dataclass

@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-from cryptography.hazmat.primitives import serialization
-from tests.support import ca
+from tests.support.kube_api import ADMIN_TOKEN, ISSUER, READY_SECONDS, start_api_server
 
-from penstock.tls import certs, contexts
-from penstock.up.ports import choose_free
+from penstock.tls import contexts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+__all__ = ["ISSUER", "NAMESPACE", "Cluster", "cluster"]
+
 NAMESPACE = "workloads"
-ISSUER = "https://kubernetes.default.svc"
-_READY_SECONDS = 60.0
 
 
 @dataclass
@@ -71,7 +69,7 @@ class Cluster:
         admin = {"cluster": "c", "user": "admin"}
         config = {
             "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "admin", "user": {"token": "admin-token"}}],
+            "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
             "contexts": [{"name": "c", "context": admin}],
             "current-context": "c",
         }
@@ -92,7 +90,7 @@ class Cluster:
             "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}],
         }
         await self.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", body)
-        async with asyncio.timeout(_READY_SECONDS):  # the binding takes a moment to hold
+        async with asyncio.timeout(READY_SECONDS):  # the binding takes a moment to hold
             while not (await self.http.get("/openid/v1/jwks", headers={"authorization": ""})).is_success:
                 await asyncio.sleep(0.1)
 
@@ -100,60 +98,30 @@ class Cluster:
 @asynccontextmanager
 async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Ready when it is given; gone afterwards."""
-    authority = ca.ca()
-    pair = ca.server(authority, "localhost")
-    signing = certs.make_rsa_key(2048)
-    public = signing.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    files = {
-        "tls.crt": pair.certificate_pem,
-        "tls.key": pair.key_pem.reveal(),
-        "sa.key": certs.key_to_pem(signing).reveal(),
-        "sa.pub": public.decode(),
-        "tokens.csv": 'admin-token,admin,admin,"system:masters"\n',
-        "ca.pem": authority.certificate_pem,
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    ports = choose_free()
-    store, peers, port = (one.port for one in (ports.control, ports.callers, ports.agents))
     with ExitStack() as running:
-        _start(running, folder, "etcd", [
-            "etcd", "--data-dir", "etcd", "--unsafe-no-fsync",
-            f"--listen-client-urls=http://127.0.0.1:{store}", f"--advertise-client-urls=http://127.0.0.1:{store}",
-            f"--listen-peer-urls=http://127.0.0.1:{peers}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peers}",
-            f"--initial-cluster=default=http://127.0.0.1:{peers}",
-        ])  # fmt: skip
-        _start(running, folder, "apiserver", [
-            os.environ["KUBE_APISERVER"], f"--etcd-servers=http://127.0.0.1:{store}",
-            "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={port}",
-            "--cert-dir=pki", "--tls-cert-file=tls.crt", "--tls-private-key-file=tls.key",
-            "--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC", "--token-auth-file=tokens.csv",
-            f"--service-account-issuer={ISSUER}", "--service-account-key-file=sa.pub",
-            "--service-account-signing-key-file=sa.key", "--endpoint-reconciler-type=none",
+        server = start_api_server(
+            running,
+            folder,
+            os.environ["KUBE_APISERVER"],
+            "--bind-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
             "--disable-admission-plugins=ServiceAccount",
-        ])  # fmt: skip
+        )
         async with httpx2.AsyncClient(
-            base_url=f"https://localhost:{port}",
+            base_url=f"https://localhost:{server.port}",
             verify=contexts.control_client(folder / "ca.pem"),
-            headers={"authorization": "Bearer admin-token"},
+            headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
             trust_env=False,
         ) as http:
             await _until_ready(http, folder)
-            made = Cluster(f"localhost:{port}", authority.certificate_pem, http)
+            made = Cluster(f"localhost:{server.port}", server.ca_pem, http)
             await made.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             yield made
 
 
-def _start(running: ExitStack, folder: Path, name: str, command: list[str]) -> None:
-    log = running.enter_context((folder / f"{name}.log").open("wb"))
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    running.callback(process.wait)
-    running.callback(process.kill)
-
-
 async def _until_ready(http: httpx2.AsyncClient, folder: Path) -> None:
     try:
-        async with asyncio.timeout(_READY_SECONDS):
+        async with asyncio.timeout(READY_SECONDS):
             while True:
                 try:
                     if (await http.get("/readyz")).is_success:

@@ -40,7 +40,8 @@ def _route_name(name: object) -> str:
 
 
 def _domain(value: object) -> object:
-    return _route_name(value) if isinstance(value, str) and value else value
+    """Pods take it from a Secret through their environment, and a Secret made from a file ends with a line's end."""
+    return _route_name(value.strip()) if isinstance(value, str) and value else value
 
 
 class TlsConfig(Section):

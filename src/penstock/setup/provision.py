@@ -112,9 +112,7 @@ class _Provisioning:
             self.progress.kept(f"tunnel {tunnel.id}, {tunnel.domain}")
             await self._tidy(material.CREATING)
         elif not self.progress.would(f"write the tunnel's id and domain: {tunnel.id}, {tunnel.domain}"):
-            await self._store(
-                {material.DOMAIN: tunnel.domain + "\n", material.TUNNEL_ID: tunnel.id + "\n", material.CREATING: None}
-            )
+            await self._store({material.DOMAIN: tunnel.domain, material.TUNNEL_ID: tunnel.id, material.CREATING: None})
         return tunnel
 
     async def _existing(self, tunnel_id: str) -> Tunnel:

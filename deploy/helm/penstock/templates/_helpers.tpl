@@ -90,26 +90,28 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{ toYaml (mergeOverwrite (dict) .Values.edge.config $own) }}
 {{- end }}
 
+{{/* Of a list of the root and the name of the ConfigMap. */}}
 {{- define "penstock.controlVolumes" -}}
+{{- $root := index . 0 -}}
 - name: config
   configMap:
-    name: {{ include "penstock.fullname" . }}-control
+    name: {{ include "penstock.fullname" $root }}-{{ index . 1 }}
 - name: data
   emptyDir: {}
 - name: keys
   secret:
-    secretName: {{ .Values.control.masterKeySecretName }}
+    secretName: {{ $root.Values.control.masterKeySecretName }}
     defaultMode: 0440
     items: [{key: master.key, path: master.key}]
 - name: database
   secret:
-    secretName: {{ .Values.control.databaseSecretName }}
+    secretName: {{ $root.Values.control.databaseSecretName }}
     defaultMode: 0440
     items: [{key: database-url, path: database-url}]
-{{- if .Values.control.tlsSecretName }}
+{{- if $root.Values.control.tlsSecretName }}
 - name: tls
   secret:
-    secretName: {{ .Values.control.tlsSecretName }}
+    secretName: {{ $root.Values.control.tlsSecretName }}
     defaultMode: 0440
     items: [{key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
 {{- end }}

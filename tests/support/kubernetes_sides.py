@@ -1,0 +1,147 @@
+"""Platform and private side on a cluster, as their guides say: both charts, a PostgreSQL, the sample MCP server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tests.docs.pages import commands, page
+from tests.support import ca
+from tests.support.charts import ROOT, merge
+from tests.support.compose import docker
+
+from penstock.tls.certs import certificate_to_pem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.kubernetes_node import Node
+
+API = "https://penstock.example.com"
+PLATFORM, PRIVATE = "guides/helm-platform.md", "guides/helm.md"
+NAMESPACE = RELEASE = "mcp-tunnel"
+PYTHON = "/opt/penstock/bin/python"  # the image's
+STACK = ("-l", "app.kubernetes.io/component=stack")
+
+
+@dataclass
+class Sides:
+    """Both, and the folder that a person types the guides' commands in."""
+
+    node: Node
+    folder: Path
+    image: str
+    key: str = ""
+    """Of a caller."""
+    api: dict[str, Any] = field(default_factory=dict)
+    """The values of `api` that the private side is released with."""
+
+    def shell(self, text: str, *, check: bool = True, **variables: str) -> str:
+        access = {"PENSTOCK_API_URL": API, "PENSTOCK_CA_FILE": str(self.folder / "ca.crt"), **variables}
+        return self.node.shell(text, self.folder, check=check, SSL_CERT_FILE=access["PENSTOCK_CA_FILE"], **access)
+
+    def values(self, guide: str, **more: Any) -> dict[str, Any]:
+        """Write the guide's values, with what is this test's own, to `values.yaml`."""
+        [text] = re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page(guide), re.DOTALL | re.MULTILINE)
+        name, _, tag = self.image.partition(":")
+        values = merge(yaml.safe_load(text), {"image": {"repository": name, "tag": tag, "pullPolicy": "Never"}, **more})
+        (self.folder / "values.yaml").write_text(yaml.safe_dump(values))
+        return values
+
+    @property
+    def domain(self) -> str:
+        return self.node.shell(_DOMAIN, self.folder).strip()
+
+    def call(self, route: str = "echo", name: str = "node") -> str:
+        """The sample's tool, called from outside both."""
+        call = f'penstock call "https://{route}.{self.domain}/mcp" hello name={name} 2>&1'
+        return self.shell(call, check=False, PENSTOCK_API_KEY=self.key)
+
+    def stack(self) -> list[dict[str, Any]]:
+        """The private side's pods, once they are ready."""
+        return self.node.ready(NAMESPACE, *STACK)
+
+    def idle(self, namespace: str) -> dict[str, Any]:
+        """A pod that is nobody's: it answers on port 8000."""
+        command = ("--command", "--", PYTHON, "-m", "http.server", "8000")
+        self.node.kubectl("-n", namespace, "run", "idle", f"--image={self.image}", "--image-pull-policy=Never", *command)
+        return self.node.ready(namespace, "-l", "run=idle")[0]
+
+    def reached(self, pod: dict[str, Any], *places: tuple[str, int]) -> list[bool]:
+        """Which of these the pod can connect to."""
+        metadata = pod["metadata"]
+        into = ("-n", metadata["namespace"], "exec", metadata["name"], "-c", pod["spec"]["containers"][0]["name"], "--")
+        return json.loads(self.node.kubectl(*into, PYTHON, "-c", _REACH, json.dumps(places)))
+
+    def has_reloaded(self, pod: dict[str, Any]) -> bool:
+        """Whether the pod's proxy took up another certificate since it began."""
+        log = self.node.kubectl("-n", NAMESPACE, "logs", pod["metadata"]["name"], "-c", "mcp-proxy")
+        return "certificate reloaded" in log
+
+
+_REACH = """
+import json, socket, sys
+def reached(place):
+    try:
+        socket.create_connection(tuple(place), 2).close()
+    except OSError:
+        return False
+    return True
+print(json.dumps([reached(place) for place in json.loads(sys.argv[1])]))
+"""
+_DOMAIN = f"kubectl -n {NAMESPACE} get secret {RELEASE} -o jsonpath='{{.data.tunnel-domain}}' | base64 -d"
+
+
+def start_platform(sides: Sides, python_image: str) -> None:
+    """Control and two edges on a PostgreSQL."""
+    postgres = str(ROOT / "tests/e2e/compose")
+    build = ("--build-arg", f"PYTHON_IMAGE={python_image}", "--file", f"{postgres}/postgres.Dockerfile", postgres)
+    docker("build", "--quiet", "--tag", "penstock-test-postgres", *build)
+    sides.node.kubectl("apply", "-f", str(ROOT / "tests/e2e/kubernetes/postgres.yaml"))
+    sides.node.kubectl("apply", "-f", "-", stdin=_volumes(sides.folder))
+    authority = ca.ca()
+    pair = ca.server(authority, "penstock.example.com", "penstock-control")
+    files = {
+        "ca.crt": certificate_to_pem(authority.certificate),
+        "tls.crt": pair.certificate_pem,
+        "tls.key": pair.key_pem.reveal(),
+        "database-url": "postgresql://penstock:7cdf1e0a@postgres.database.svc/penstock",
+    }
+    for name, text in files.items():
+        (sides.folder / name).write_text(text)
+    shutil.copytree(ROOT / "deploy", sides.folder / "deploy")
+    sample = sides.folder / "deploy/kubernetes/hello-mcp.yaml"
+    sample.write_text(sample.read_text().replace("penstock:0.1.0", sides.image))
+    annotation = {"external-dns.alpha.kubernetes.io/hostname": "penstock.example.com"}
+    sides.values(PLATFORM, control={"service": {"annotations": annotation}})
+    sides.shell(commands(PLATFORM, "bring"))
+    sides.node.ready("database")
+    sides.shell(commands(PLATFORM, "install"))
+    sides.node.ready("penstock")
+    initial = json.loads((sides.folder / "initial.json").read_text())
+    sides.key = initial["api-key"]
+    sides.shell("jq -r '.\"admin-password\"' initial.json | penstock login --email admin@localhost --password-stdin")
+
+
+def prepare_private_side(sides: Sides) -> dict[str, Any]:
+    """What the guide wants made before the release; the values of `api`."""
+    rule = json.loads(sides.shell(commands(PRIVATE, "federation").rstrip() + " --json"))
+    organization = json.loads(sides.shell("penstock whoami --json"))["organization_id"]
+    sides.shell(f"kubectl create namespace {NAMESPACE}; kubectl -n {NAMESPACE} create secret generic api-ca --from-file=ca.crt")
+    return {"url": API, "caSecretName": "api-ca", "wif": {"federationRuleId": rule["id"], "organizationId": organization}}
+
+
+def _volumes(folder: Path) -> str:
+    """What a provisioner would make for the edges."""
+    made: list[dict[str, Any]] = []
+    for index in range(2):
+        path = folder / f"edge-{index}"
+        path.mkdir()
+        path.chmod(0o777)
+        spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": str(path)}}
+        made.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"edge-{index}"}, "spec": spec})
+    return yaml.safe_dump_all(made)
