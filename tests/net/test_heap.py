@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,3 +52,37 @@ def test_cycles_of_old_objects_are_collected_on_a_schedule() -> None:
         tending.cancel()
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's")
+def test_what_a_burst_has_left_goes_back_to_the_system_once_the_process_is_quiet() -> None:
+    async def main() -> None:
+        tending = asyncio.get_running_loop().create_task(heap.tend(look=0.01))
+        await asyncio.sleep(0)  # it notes what the process needs before
+        before = heap.resident()
+        burst: list[bytes] = []
+        pinned: list[bytes] = []  # small things that live on, so that hardly anything free is at the heap's end
+        for _ in range(3000):
+            burst.append(bytes([1]) * 50_000)
+            pinned.append(bytes([1]) * 700)
+        grown = heap.resident() - before
+        assert grown > 100_000_000
+        burst.clear()
+        async with asyncio.timeout(10):
+            while heap.resident() - before > grown / 10:
+                await asyncio.sleep(0.01)
+        tending.cancel()
+
+    asyncio.run(main())
+
+
+def test_what_is_held_for_good_is_looked_at_once_and_a_busy_process_is_left_alone() -> None:
+    mega = 1_000_000
+    surplus = heap.Surplus(100 * mega)
+    assert not surplus.is_worth_it(105 * mega, is_quiet=True)
+    assert not surplus.is_worth_it(400 * mega, is_quiet=False)
+    assert surplus.is_worth_it(400 * mega, is_quiet=True)
+    surplus.released(350 * mega)  # streams that live
+    assert not surplus.is_worth_it(355 * mega, is_quiet=True)
+    assert not surplus.is_worth_it(90 * mega, is_quiet=True)
+    assert surplus.is_worth_it(350 * mega, is_quiet=True)
