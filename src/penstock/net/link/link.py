@@ -7,9 +7,9 @@ from typing import Any, Final, cast
 
 from penstock.net.link.endings import Endings
 from penstock.net.link.limits import LinkLimits, LinkOwner
-from penstock.net.link.pulse import Pulse
-from penstock.net.link.stalls import Stalls
+from penstock.net.link.rounds import Rounds
 from penstock.net.link.stream import CANCEL, Headers, LinkStream, StreamLostError, StreamRefusedError, status_of
+from penstock.net.link.table import Table
 from penstock.net.sockets import bound_unsent
 from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError, StreamLimitError
@@ -30,8 +30,6 @@ from penstock.protocol.http2 import (
 _PING: Final = b"penstock"
 _CHUNK: Final = 64 * 1024
 """Handed down at once: what is below can no longer be overtaken by a reset."""
-_TICK: Final = 2.5
-"""How often deadlines are looked at; each is late by at most this."""
 
 
 class Link(asyncio.Protocol):
@@ -47,14 +45,15 @@ class Link(asyncio.Protocol):
         budget: WindowBudget | None = None,
     ) -> None:
         self._limits = limits or LinkLimits()
-        self._settings = settings or Settings()
         self._role = role
         self._budget = budget or WindowBudget()
-        self._http = Connection(role, self._settings, budget=self._budget)
+        settings = settings or Settings()
+        self._http = Connection(role, settings, budget=self._budget)
         self._owner: LinkOwner | None = owner
         self._loop = asyncio.get_running_loop()
         self._lower: asyncio.Transport | None = None
-        self._streams: dict[int, LinkStream] = {}
+        self._table = Table(self._loop)
+        self._streams = self._table.live
         self._endings = Endings(close_timeout=self._limits.close_timeout, linger=self._limits.linger)
         self._blocked = False  # the transport below has had enough
         self._flush_due = False
@@ -66,10 +65,8 @@ class Link(asyncio.Protocol):
         """Bytes that came on the link, framing included."""
         self.sent = 0
         """Bytes that went, likewise."""
-        self._pulse = Pulse(self._limits)
-        self._counted = 0.0
-        self._stalls = Stalls(self._limits.stall_timeout)
-        self._fewer: asyncio.Future[None] | None = None
+        self._rounds = Rounds(self._limits, settings, self._http, self._endings)
+        self._pulse = self._rounds.pulse
 
     # --- what owners use --------------------------------------------------------------------------------------------
 
@@ -124,12 +121,12 @@ class Link(asyncio.Protocol):
     async def drained(self, *, besides: LinkStream | None = None) -> None:
         """Returns when no stream is open `besides` that one, or the link is gone."""
         while any(stream is not besides for stream in self._streams.values()) and self._lower is not None:
-            await self._change()
+            await self._table.fewer()
 
     async def gone(self) -> None:
         """Returns when the link is gone."""
         while self._lower is not None:
-            await self._change()
+            await self._table.fewer()
 
     def close(self) -> None:
         """Say goodbye and end, behind what is queued as far as the transport takes it. Streams that are open are lost."""
@@ -154,12 +151,11 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._lower = cast(asyncio.Transport, transport)
-        self._counted = self._loop.time()
-        self._pulse.begin(self._counted)
+        self._rounds.begin(self._loop.time())
         bound_unsent(self._lower)
         self._http.start()
         self._flush_soon()
-        self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
+        self._timer = self._loop.call_later(self._rounds.every, self._tick)
         if self._owner is not None:
             self._owner.link_made()
 
@@ -202,14 +198,15 @@ class Link(asyncio.Protocol):
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        streams, self._streams = self._streams, {}
+        streams = list(self._streams.values())
+        self._streams.clear()
         self._endings.clear()
         self._http.terminate()
-        for stream in streams.values():
+        for stream in streams:
             loss = StreamLostError("the link was lost")
             loss.__cause__ = exc
             stream.lost(loss)
-        self._wake()
+        self._table.wake()
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.link_lost(exc)
@@ -362,47 +359,30 @@ class Link(asyncio.Protocol):
 
     # --- time -------------------------------------------------------------------------------------------------------
 
-    def _tick_seconds(self) -> float:
-        return min(_TICK, self._limits.ping_interval, self._limits.ping_timeout, self._limits.flood_interval)
-
     def _tick(self) -> None:
         now = self._loop.time()
-        self._timer = self._loop.call_later(self._tick_seconds(), self._tick)
-        if self._pulse.is_gone(now):
+        self._timer = self._loop.call_later(self._rounds.every, self._tick)
+        due = self._rounds.go(now)
+        if due.is_gone:
             self._ended = True
             if self._lower is not None:
                 cut(self._lower)
             self.connection_lost(TimeoutError("the peer answers no pings"))
             return
-        if self._pulse.is_due(now):
+        if due.is_ping_due:
             self._ping(now)
-        if now - self._counted >= self._limits.flood_interval:
-            self._counted = now
-            self._http.begin_interval()
-        self._end_overdue(now)
-        self._free_window(now)
+        for stream_id in due.stuck:
+            self._give_up(stream_id, "the peer took no more of a closed stream")
+        for stream_id in due.lingering:
+            self._endings.forget(stream_id)
+            self._reset_stream(stream_id, CANCEL)
+        for stream_id in due.stalled:
+            self._give_up(stream_id, "the stream stalled and held the link's window")
         self._flush_soon()
 
     def _ping(self, now: float) -> None:
         self._pulse.asked(now)
         self._http.ping(_PING)
-
-    def _end_overdue(self, now: float) -> None:
-        stuck, lingering = self._endings.overdue(now, self._http.queued)
-        for stream_id in stuck:
-            self._give_up(stream_id, "the peer took no more of a closed stream")
-        for stream_id in lingering:
-            self._endings.forget(stream_id)
-            self._reset_stream(stream_id, CANCEL)
-
-    def _free_window(self, now: float) -> None:
-        """A stock agent's connection window is small: readers that stall must not keep it from all others."""
-        window = self._http.peer_connection_window
-        if window >= self._settings.small_connection_window or self._http.uncredited * 2 < window:
-            self._stalls.clear()
-            return
-        for stream_id in self._stalls.in_the_way(now, self._http.holders(), window):
-            self._give_up(stream_id, "the stream stalled and held the link's window")
 
     def _give_up(self, stream_id: int, reason: str) -> None:
         stream = self._remove(stream_id)
@@ -420,21 +400,8 @@ class Link(asyncio.Protocol):
 
     def _remove(self, stream_id: int) -> LinkStream | None:
         self._endings.forget(stream_id)
-        stream = self._streams.pop(stream_id, None)
-        if stream is not None:
-            self._wake()
-        return stream
+        return self._table.remove(stream_id)
 
     def _reset_stream(self, stream_id: int, code: int) -> None:
         self._http.reset_stream(stream_id, code)
         self._flush_soon()
-
-    async def _change(self) -> None:
-        if self._fewer is None:
-            self._fewer = self._loop.create_future()
-        await asyncio.shield(self._fewer)
-
-    def _wake(self) -> None:
-        if self._fewer is not None:
-            self._fewer.set_result(None)
-            self._fewer = None
