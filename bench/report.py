@@ -87,7 +87,9 @@ def _ratios(found: Findings) -> Iterator[str]:
     for name, ours, way, theirs, target in (
         ("proxy : haproxy that ends TLS 1.3 and routes by host", ("proxy", "proxy"), "haproxy", "haproxy", 1.5),
         ("edge + agent : chisel's two ends", ("chain", "edge", "agent"), "chisel", "", 1.0),
+        ("edge + agent, plain HTTP as theirs : chisel's two ends", ("link", "edge", "agent"), "chisel", "", 1.0),
         ("edge + agent : frp's two ends, TLS on", ("chain", "edge", "agent"), "frp", "", 0.8),
+        ("edge + agent, plain HTTP as theirs : frp's two ends", ("link", "edge", "agent"), "frp", "", 0.8),
         ("agent : cloudflared behind the same edge", ("chain", "agent"), "cloudflared", "cloudflared", 0.6),
     ):
         one = sum(found.cpu[ours[0]][hop] for hop in ours[1:])

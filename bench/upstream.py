@@ -1,7 +1,7 @@
 """An upstream as cheap as asyncio can make one.
 
 POST: 1 KB. GET /events: an event stream, its first event with its head, and a large event whenever somebody asks for
-POST /burst. GET /bulk: 32 MiB.
+POST /burst. GET /bulk: 32 MiB. Asked for a WebSocket it says yes and goes on as before: so an agent may have it for its proxy.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import asyncio
 import sys
 
 from penstock.net import loop
+from penstock.net.upgrade.head import accept_for
 
 BULK = 32 << 20
 BURST = 200_000
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024
 _EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n"
 _BULK = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % BULK
 
 
@@ -36,7 +38,7 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.pending += data
         while (end := self.pending.find(b"\r\n\r\n")) >= 0:
-            length = _content_length(self.pending[:end])
+            length = int(_header(self.pending[:end], b"content-length") or 0)
             if len(self.pending) < end + 4 + length:
                 return
             request, self.pending = self.pending[:end], self.pending[end + 4 + length :]
@@ -49,6 +51,8 @@ class Upstream(asyncio.Protocol):
         elif request.startswith(b"GET /bulk "):
             self.transport.write(_BULK)
             self.transport.write(bytes(BULK))
+        elif key := _header(request, b"sec-websocket-key"):
+            self.transport.write(_SWITCHED % accept_for(key))
         else:
             if request.startswith(b"POST /burst "):
                 for stream in self.streams:
@@ -56,12 +60,12 @@ class Upstream(asyncio.Protocol):
             self.transport.write(_ANSWER)
 
 
-def _content_length(head: bytes) -> int:
+def _header(head: bytes, wanted: bytes) -> bytes:
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            return int(value)
-    return 0
+        if name.lower() == wanted:
+            return value.strip()
+    return b""
 
 
 async def main(port: int) -> None:

@@ -69,6 +69,7 @@ async def ways(folder: Path, peers: dict[str, Path]) -> AsyncIterator[tuple[dict
                     directly(echo, events),
                     await through_proxy(chain, streams),
                     through_chain(chain, streams),
+                    await through_link(chain, streams, events),
                     *await through_peers(chain, streams, programs, echo, events),
                 ]
                 yield {way.name: way for way in found}, programs
@@ -106,6 +107,31 @@ def tunnelled(name: str, domain: str, streams: TunnelStreams, hops: dict[str, ps
         return open_it
 
     return Way(name, to(f"echo.{domain}"), domain, hops, to(f"events.{domain}"))
+
+
+async def through_link(chain: Chain, streams: TunnelStreams, upstream: int) -> Way:
+    """Edge and agent alone, as the peers carry it: plain HTTP, from an upstream that stands in the proxy's place.
+
+    Callers' outer TLS is still there. In the chain these two wait for the proxy, wake up for a request or two at a time, and
+    pay for each time; here they are as busy as the peers are on their ways.
+    """
+    stack = await chain.add_tunnel("bare")
+    ports = choose_free()
+    settings = chain.write("agent-2", {"url": f"http://127.0.0.1:{upstream}", "metrics": str(ports.agent_metrics)})
+    chain.run("agent", ["--config", str(settings)], name="agent-2", TUNNEL_TOKEN=stack.token_file.read_text().strip())
+    await chain.until_ready("agent-2", f"http://{ports.agent_metrics}/ready", links=4)
+    sample = await streams.open(f"echo.{chain.stack.domain}")
+    sample.websocket.abort()
+    edge = sample.resolution.edges[0]
+    context = await sample.credentials.outer(sample.resolution.edge_ca_pem)
+
+    async def open_it(connection: Connection) -> None:
+        transport = await dial_tls(edge.host, edge.port, context=context, server_hostname=edge.server_name)
+        await request_upgrade(transport, host=f"echo.{stack.domain}")
+        connection.take(transport)
+
+    hops = {hop: psutil.Process(chain.roles[role].process.pid) for hop, role in (("edge", "edge"), ("agent", "agent-2"))}
+    return Way("link", open_it, stack.domain, hops, nowhere)
 
 
 async def through_proxy(chain: Chain, streams: TunnelStreams) -> Way:
