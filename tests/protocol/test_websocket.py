@@ -16,6 +16,7 @@ from penstock.protocol.websocket import (
     Violation,
     WebSocketCodec,
     apply_mask,
+    mask_in_python,
 )
 
 KEY = b"\x37\xfa\x21\x3d"
@@ -66,6 +67,7 @@ def test_the_masked_example_of_the_rfc_is_unmasked() -> None:
 def test_masking_is_a_xor_at_every_size_and_its_own_inverse(data: bytes, mask: bytes) -> None:
     masked = apply_mask(data, mask)
     assert masked == bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
+    assert masked == mask_in_python(data, mask)
     assert apply_mask(masked, mask) == data
 
 

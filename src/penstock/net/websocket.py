@@ -205,10 +205,13 @@ class WebSocketTransport(LayeredTransport):
     def _send(self, frame: bytes) -> None:
         self._lower.write(frame)
 
-    def _below_write(self, data: bytes | bytearray | memoryview) -> None:
-        if type(data) is bytes and len(data) <= _BATCH:  # nearly all writes
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if type(data) is bytes and 0 < len(data) <= _BATCH and self._state is OPEN:  # nearly all writes
             self._lower.write(self._codec.payload(data))
-            return
+        else:
+            super().write(data)
+
+    def _below_write(self, data: bytes | bytearray | memoryview) -> None:
         with memoryview(data) as given, given.cast("B") as view:
             for start in range(0, len(view), _BATCH):
                 self._lower.write(self._codec.payload(view[start : start + _BATCH]))

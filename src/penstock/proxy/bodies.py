@@ -131,7 +131,7 @@ class ChunkedBody:
         pieces: list[bytes] = []
         at = 0
         while at < len(data) and not self.is_over:
-            at = self._chunk(data, at, pieces) if self._left else self._next_line(data, at)
+            at = self._chunk(data, at, pieces) if self._left else self._next_line(data, at, pieces)
         if self.is_over:
             self.rest = data[at:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -153,7 +153,7 @@ class ChunkedBody:
         self._left -= 1
         return at + 1
 
-    def _next_line(self, data: bytes, at: int) -> int:
+    def _next_line(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         end = data.find(b"\r\n", at)
         most = _TRAILERS_MOST if self._is_last else _CHUNK_LINE_MOST
         if (end if end >= 0 else len(data)) - at > most:
@@ -170,11 +170,15 @@ class ChunkedBody:
         if match is None:
             raise BodyError("a chunk's size is malformed")
         size = int(match[1], 16)
-        if size:
-            self._left = size + 2
-        else:
+        start, stop = end + 2, end + 2 + size
+        if not size:
             self._is_last = True
-        return end + 2
+        elif data[stop : stop + 2] == b"\r\n":  # all of it is here, as nearly always
+            pieces.append(data[start:stop])
+            return stop + 2
+        else:
+            self._left = size + 2
+        return start
 
     def _trailer(self, line: bytes) -> None:
         if not line:

@@ -94,7 +94,7 @@ class Exchange:
         if self._refusal is not None:
             self._fail(self._refusal)
         elif self._route is not None:
-            gate = self._service.gates.find(self._route)
+            gate = None if self._route.oauth is None else self._service.gates.find(self._route)
             if gate is None:
                 self.admitted()
             else:
@@ -182,9 +182,10 @@ class Exchange:
         request = self._upload.begin(is_bare=not self._record.received)
         connection.start(self, request, is_head_request=self._record.method == b"HEAD", asks_upgrade=self._asks_upgrade)
         if self._caller is not None and not self.is_over:
-            self._caller.update_reading()
             if self._upload.is_whole:
                 self._caller.request_passed()
+            else:
+                self._caller.update_reading()
 
     def not_connected(self, error: TunnelError) -> None:
         """As `pool.Waiting`."""
@@ -362,8 +363,9 @@ class Exchange:
             if deadline is not None:
                 deadline.close()
         self._caller = None
-        self._upload.forget()
         self._is_choked = False
+        if not self._is_answered:
+            self._upload.forget()
         self._record.ended(outcome, identity)
 
 

@@ -130,6 +130,8 @@ class Pipeline(asyncio.Protocol):
             return
         if self._body is not None and not self._body.is_over:
             self._receive_body(data)
+            self.update_reading()
+            self._expect_more()
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._exchange is not None or self._is_queued:
@@ -253,8 +255,6 @@ class Pipeline(asyncio.Protocol):
             self._buffer = body.rest
             self._deadline.clear()
             exchange.request_ended(body.trailers)
-        self.update_reading()
-        self._expect_more()
 
     def _expect_more(self) -> None:
         """A body that stops coming while the upstream waits for it is as dead as a head that does."""
@@ -304,7 +304,8 @@ class Pipeline(asyncio.Protocol):
 
     def request_passed(self) -> None:
         """As `sides.Caller`."""
-        self._deadline.set(self._service.limits.first_byte_timeout)
+        if self._service.limits.first_byte_timeout:
+            self._deadline.set(self._service.limits.first_byte_timeout)
 
     def inform(self, head: ResponseHead) -> None:
         """As `sides.Caller`."""
@@ -370,9 +371,8 @@ class Pipeline(asyncio.Protocol):
         """The exchange is over; what is on the stream is a whole answer."""
         self._exchange = None
         self._body = None
-        self._received = 0
-        self._deadline.clear()
         if closes or self._service.is_draining:
+            self._deadline.clear()
             # A clean end, in a stop as well: a Close that goes away ends inner TLS without its close_notify, and a caller that
             # has not read its answer yet would lose it.
             self._is_ending = True

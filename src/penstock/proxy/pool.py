@@ -76,9 +76,11 @@ class Pool:
         self._limits = limits
         self._trust = trust
         self._routes = frozenset(routes)
+        for connection in self._all:
+            connection.may_be_kept = self._is_current(connection.key)
         for kept in list(self._idle.values()):
             for connection in list(kept):
-                if not self._is_current(connection.key):
+                if not connection.may_be_kept:
                     connection.abort()
         self._idle = {route: kept for route, kept in self._idle.items() if kept}
 
@@ -103,13 +105,16 @@ class Pool:
         return None
 
     def _freed(self, connection: UpstreamConnection, is_reusable: bool) -> None:  # noqa: FBT001 - a callback
-        kept = self._idle.setdefault(connection.key.route, [])
+        route = connection.key.route
+        kept = self._idle.get(route)
+        if kept is None:
+            kept = self._idle[route] = []
         if not is_reusable:
             self._all.discard(connection)
             if connection in kept:
                 kept.remove(connection)
             return
-        if not self._is_current(connection.key):
+        if not connection.may_be_kept:
             connection.abort()
             return
         if len(kept) >= self._limits.upstream_idle_connections or not self._limits.upstream_idle:
@@ -165,6 +170,7 @@ class Pool:
         connection = UpstreamConnection(
             transport, key, self._freed, head_bytes=self._limits.head_bytes, headers_most=self._limits.headers
         )
+        connection.may_be_kept = self._is_current(key)  # a reload may have come on the way
         self._all.add(connection)
         waiting.connected(connection)
 

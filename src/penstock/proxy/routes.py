@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError, TunnelError, TunnelErrorCode
@@ -32,6 +32,15 @@ class Route:
     allowed: tuple[IPNetwork, ...] | None = None
     sse_keepalive: float = 0.0
     oauth: OAuthConfig | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Asked for twice a request, and the generated one would go through all of it, networks included.
+        said = (self.name, self.host, self.port, self.is_tls, self.host_header, self.allowed, self.sse_keepalive, self.oauth)
+        object.__setattr__(self, "_hash", hash(said))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def strips_token(self) -> bool:

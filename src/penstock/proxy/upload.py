@@ -38,12 +38,20 @@ class Upload:
 
     def data(self, data: bytes, connection: UpstreamConnection | None) -> None:
         """Some of the body."""
-        self._send(encode_chunk(data) if self._framing is Framing.CHUNKED else data, connection)
+        if self._framing is Framing.CHUNKED:
+            data = encode_chunk(data)
+        if self._waiting is not None:
+            self._waiting.append(data)
+        elif connection is not None:
+            connection.write(data)
 
     def end(self, trailers: Sequence[Header], connection: UpstreamConnection | None) -> None:
         """The body is whole."""
         if self._framing is Framing.CHUNKED:
-            self._send(last_chunk(trailers), connection)
+            if self._waiting is not None:
+                self._waiting.append(last_chunk(trailers))
+            elif connection is not None:
+                connection.write(last_chunk(trailers))
         self.is_whole = True
 
     def switch(self) -> None:
@@ -54,7 +62,7 @@ class Upload:
         """All there is so far, for a connection that was just had. is_bare: the body was empty until now."""
         waiting, self._waiting = self._waiting, None
         request = b"".join([self._request, *waiting]) if waiting else self._request
-        if not self.may_be_repeated(is_bare=is_bare):
+        if waiting or not self.may_be_repeated(is_bare=is_bare):
             self._request = b""
         return request
 
@@ -71,9 +79,3 @@ class Upload:
         """It will not be sent again."""
         self._request = b""
         self._waiting = None
-
-    def _send(self, data: bytes, connection: UpstreamConnection | None) -> None:
-        if self._waiting is not None:
-            self._waiting.append(data)
-        elif connection is not None:
-            connection.write(data)

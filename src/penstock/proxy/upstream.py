@@ -64,6 +64,7 @@ class UpstreamConnection(BoundedReader):
         "idle_since",
         "is_kept",
         "key",
+        "may_be_kept",
     )
 
     def __init__(
@@ -77,6 +78,7 @@ class UpstreamConnection(BoundedReader):
     ) -> None:
         self.key = key
         self.is_kept = False  # it served a request before
+        self.may_be_kept = True  # it was dialled on the terms of now
         self.idle_since = 0.0
         self._transport = transport
         self._room = room_of(asyncio.get_running_loop())

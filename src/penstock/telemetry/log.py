@@ -57,7 +57,7 @@ class _Lines:
         return self
 
     def msg(self, line: bytes) -> None:
-        self._stream.write(line + b"\n")
+        self._stream.write(line)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -99,15 +99,15 @@ def _for_people() -> list[Processor]:
 
 
 def _line(logger: object, method: str, event: EventDict) -> bytes:
-    """One line of JSON. It does alone what a chain of processors would: a proxy writes two lines a request."""
+    """One line of JSON and its end. It does alone what a chain of processors would: a proxy writes two lines a request."""
     event["level"] = _LEVEL_NAMES.get(method, method)
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(cast("Any", logger), method, event)
     if orjson is not None:
         event["timestamp"] = datetime.now(UTC)
-        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z)
+        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
     event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return jsonlib.dumps(event, default=repr).encode()
+    return jsonlib.dumps(event, default=repr).encode() + b"\n"
 
 
 _JSON: Final[list[Processor]] = [_line]
