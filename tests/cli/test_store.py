@@ -36,6 +36,19 @@ def test_an_untouched_log_verifies_and_prints_its_end(run: Callable[..., Ended])
     assert run("audit", "verify", "--expect", "nonsense").code == 2
 
 
+def test_an_export_is_proven_without_the_store(
+    run: Callable[..., Ended], command: Callable[..., Ended], tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    lines = run("audit", "export").out.splitlines(keepends=True)
+    file.write_text("".join(lines))
+    assert command("audit", "verify", "--file", str(file)).code == 0
+    file.write_text("".join(lines[:1] + lines[2:]))
+    assert command("audit", "verify", "--file", str(file)).out == "records 2 to 2 are missing\n"
+    assert command("audit", "verify", "--file", str(file), "--part").code == 0
+    assert command("audit", "verify", "--file", str(tmp_path / "nothing")).code == 2
+
+
 def test_a_removed_record_fails_the_verification_and_is_named(run: Callable[..., Ended], tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "control" / "control.db")) as connection, connection:
         connection.execute("DROP TRIGGER audit_refuses_delete")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from tests.support.store import database, run_sql, without_triggers
 from penstock.control.errors import ApiError
 from penstock.control.server import Control
 from penstock.control.service import audit, audit_log
+from penstock.control.service.audit_file import verify_file
 from penstock.control.service.audit_log import Filters
 from penstock.control.service.bootstrap import open_core
 
@@ -162,6 +164,36 @@ async def test_each_exported_line_can_be_checked_by_itself(api: Api, monkeypatch
         assert record["previous_hash"] == previous
         previous = digest
     assert len(lines) == (await verdict(api.config)).records
+
+
+async def test_a_tampered_export_is_found_without_the_store(api: Api) -> None:
+    await api.tunnel(display_name="Ünïcode «echo»")
+    async with open_core(api.config) as core:
+        whole = [line.encode() + b"\n" async for line in audit_log.export(core, Filters())]
+        part = [
+            line.encode() + b"\n" async for line in audit_log.export(core, Filters(types=("api_key_created", "tunnel_created")))
+        ]
+
+    def findings(lines: list[bytes], **more: Any) -> list[str]:
+        return verify_file(io.BytesIO(b"".join(lines)), **more).findings
+
+    end = json.loads(whole[-1])
+    assert findings(whole) == findings(whole, expected=(end["position"], end["hash"])) == findings(part, is_part=True) == []
+    edited = whole[2].replace(b'"request_id":null', b'"request_id":"req_1"')
+    for tampered, text in (
+        ([*whole[:2], edited, *whole[3:]], "record 3 was edited"),
+        ([*whole[:2], *whole[3:]], "records 3 to 3 are missing"),
+        (whole[1:], "records 1 to 1 are missing"),
+        ([*whole[:2], whole[3], whole[2], *whole[4:]], "record 3 stands after record 4"),
+        ([*whole[:3], *whole[2:]], "record 3 stands after record 3"),
+        ([*whole[:2], whole[2][:-20] + b"\n", *whole[3:]], "line 3 is no record"),
+        ([*whole[:2], whole[2].replace(b"{", b'{"type":"x",', 1), *whole[3:]], "line 3 is no record"),
+        ([*whole[:2], b"[1]\n", *whole[3:]], "line 3 is no record"),
+    ):
+        assert any(text in finding for finding in findings(tampered)), (text, findings(tampered))
+    assert findings(part)  # of a whole log there would be more
+    assert findings(whole[:-1], expected=(end["position"], end["hash"]))  # a cut end shows by what was noted
+    assert findings([part[1], part[0]], is_part=True)
 
 
 async def test_two_control_planes_on_one_store_write_one_chain(api: Api) -> None:

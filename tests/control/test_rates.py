@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.control.api import rates
-from penstock.control.api.rates import Buckets, RequestRates, site
+from penstock.control.api.addresses import site
+from penstock.control.api.rates import Buckets, RequestRates
 from penstock.control.config import Rate, Rates
 
 if TYPE_CHECKING:
@@ -208,6 +210,22 @@ async def test_connections_over_the_limit_are_ended_at_once(start_api: Callable[
         while not await _is_served(api):  # until the server has seen it leave
             await asyncio.sleep(0.01)
         held[1][1].close()
+
+
+async def test_one_address_never_holds_everybodys_connections(start_api: Callable[..., Any]) -> None:
+    # Trusted proxies speak for many: theirs are not counted.
+    for trusted, admitted in (((), 2), (("127.0.0.1",), 4)):
+        limits = {"connections": 4, "connections_each": 2}
+        api: Api = await start_api(f"c{len(trusted)}", limits=limits, trusted_proxies=trusted)
+        held = [await asyncio.open_connection(api.control.address.host, api.control.address.port) for _ in range(5)]
+        served = 0
+        async with asyncio.timeout(10):
+            for reader, writer in held:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                    served += (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200 ")
+                writer.close()
+        assert served == admitted
 
 
 async def _is_served(api: Api) -> bool:

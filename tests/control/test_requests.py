@@ -212,6 +212,17 @@ async def test_more_requests_than_the_limit_are_told_to_come_back(start_api: Cal
         waiting.cancel()
 
 
+async def test_slow_senders_take_nobodys_place(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api(limits={"requests": 1})
+    address = (api.control.address.host, api.control.address.port)
+    slow = [await asyncio.open_connection(*address) for _ in range(3)]
+    for _, writer in slow:
+        writer.write(b"POST /v1/oauth/token HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+    assert [(await api.http.get("/v1/tunnels")).status_code for _ in range(3)] == [200] * 3
+    for _, writer in slow:
+        writer.close()
+
+
 async def test_a_failure_inside_is_an_envelope_that_tells_nothing(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     # A sealed secret moved into another tunnel's row must not open there.
     import sqlite3  # noqa: PLC0415 - the fault is made behind the program's back

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from tests.support import ca
 from tests.support.control import make_config
 
 from penstock.config.types import HostPort
+from penstock.control import serving
 from penstock.control.server import Control
 from penstock.control.serving import HttpServer
 from penstock.errors import ConfigError
@@ -182,3 +184,25 @@ async def test_plain_http_on_the_tls_port_gets_nowhere(start_api: Callable[..., 
     api: Api = await start_api(tls=files, shutdown_timeout=0.1)
     with pytest.raises((httpx2.HTTPError, ssl.SSLError)):
         await api.http.get(f"http://127.0.0.1:{api.control.address.port}/healthz")
+
+
+async def test_whoever_does_not_read_the_answer_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "READ_SECONDS", 0.05)
+    lost = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(200):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        lost.set()
+
+    server = HttpServer(app)
+    await server.start(HostPort("127.0.0.1", 0), None)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((server.address.host, server.address.port))
+        reader.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        async with asyncio.timeout(10):
+            await lost.wait()
+    await server.stop(1)

@@ -12,6 +12,7 @@ from tests.support.store import Store, database, run_sql
 
 from penstock.control.errors import ApiError
 from penstock.control.server import Control
+from penstock.control.service import readiness
 from penstock.control.service.bootstrap import initialize, open_core
 from penstock.control.storage import postgresql, sqlite
 from penstock.control.storage.database import advance_feed, feed_version
@@ -189,3 +190,29 @@ async def test_the_database_gone_is_529_and_nothing_of_it_leaks(api: Api) -> Non
             await fail()
     assert caught.value.status == 529
     assert "10.0.0.5" not in caught.value.public
+
+
+async def test_probes_say_not_ready_while_the_database_does_not_answer(
+    start_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_INTERVAL", 0.02)
+    monkeypatch.setattr(readiness, "_PATIENCE", 0.2)
+    api: Api = await start_api(admin_addr="127.0.0.1:0")
+    probes = [f"http://{api.control.admin_address}/readyz", f"{api.control.url}/readyz"]
+
+    async def until(status: int) -> str:
+        async with asyncio.timeout(10):
+            while {(found := await api.http.get(probe)).status_code for probe in probes} != {status}:
+                pass
+        return found.text
+
+    # A table that is gone fails at once; one that is locked by whom nobody ends is a wait without end.
+    run_sql(api.config, "ALTER TABLE organizations RENAME TO elsewhere")
+    assert await until(503) == "not ready: the database does not answer\n"
+    run_sql(api.config, "ALTER TABLE elsewhere RENAME TO organizations")
+    assert await until(200) == "ready\n"
+    if api.config.database_url is not None:  # readers of SQLite wait for nobody
+        async with open_core(api.config) as core, core.database.write() as connection:
+            await connection.exec_driver_sql("LOCK TABLE organizations")
+            await until(503)
+        await until(200)

@@ -78,6 +78,8 @@ class Limits(Section):
     """Active tunnels an organization may have, over all its workspaces; archived ones do not count. The published number."""
     certificates_per_tunnel: int = Field(default=2, ge=1)
     """Active CA certificates a tunnel may have: two, so that a CA rotates without a pause. As published."""
+    issuers_per_organization: int = Field(default=50, ge=1)
+    """Federation issuers an organization may have that are not archived: each is fetched from every few minutes."""
     certificates_per_caller: int = Field(default=1000, ge=1)
     """Live certificates one API key may hold: each one is a line of every edge's snapshot. A thousand processes share a key."""
     body: ByteSize = 64 << 10
@@ -85,9 +87,13 @@ class Limits(Section):
     body_seconds: Duration = 10.0
     """How long a request body may take to arrive."""
     requests: int = Field(default=512, ge=1)
-    """Requests served at a time, waiting edges included; more get 529 and are told to come back."""
+    """Requests served at a time, waiting edges included; more get 529 and are told to come back. One whose body still arrives
+    is not served yet: a slow sender takes nobody's place."""
     connections: int = Field(default=4096, ge=1)
     """Connections held open at a time; more are closed at once. An idle one costs a descriptor and some 20 KiB."""
+    connections_each: int = Field(default=1024, ge=1)
+    """Connections one address may hold, so that no stranger holds them all; a trusted proxy's are not counted. An office behind
+    one address, or a cluster that rolls out, has some hundred."""
     rates: Rates = Rates()
     """How often somebody may ask."""
 

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from penstock.control.api.addresses import holder
 from penstock.control.api.app import make_app
 from penstock.control.certificate.answers import Answers
 from penstock.control.certificate.folder import AcmeFolder
@@ -15,6 +16,7 @@ from penstock.control.metrics import ControlMetrics
 from penstock.control.service.bootstrap import open_core
 from penstock.control.service.feed import Feed
 from penstock.control.service.issuer_keys import IssuerKeys
+from penstock.control.service.readiness import Readiness
 from penstock.control.serving import HttpServer
 from penstock.errors import ConfigError
 from penstock.net.tasks import Tasks
@@ -37,6 +39,7 @@ class Control:
         self._metrics = ControlMetrics.on(self._registry)
         self._log = get_logger("control")
         self._server: HttpServer | None = None
+        self._readiness: Readiness | None = None
         self._admin: AdminServer | None = None
         self._served: Served | None = None
         self._renewal: Renewal | None = None
@@ -65,9 +68,11 @@ class Control:
         return self._admin.address if self._admin is not None else None
 
     def why_not_ready(self) -> str | None:
-        """None while requests are served."""
-        if self._server is None:
+        """None while requests are served and the database answers."""
+        if self._server is None or self._readiness is None:
             return "not serving"
+        if self._readiness.why_not is not None:
+            return self._readiness.why_not
         if self._served is None or self._served.is_there:
             return None
         failure = self._renewal.failure if self._renewal is not None else None
@@ -77,11 +82,12 @@ class Control:
         """Open the store and listen. Raises ConfigError: not initialized, newer schema, busy port, bad certificate."""
         async with AsyncExitStack() as opened:
             core = await opened.enter_async_context(open_core(self._config))
-            issuer_keys = IssuerKeys(core)
+            issuer_keys, readiness = IssuerKeys(core), Readiness(core)
             tasks = Tasks()
             opened.push_async_callback(tasks.aclose)
-            app = make_app(core, Feed(core), issuer_keys, self._metrics)
-            server = HttpServer(app, self._config.limits.connections)
+            app = make_app(core, Feed(core), issuer_keys, readiness, self._metrics)
+            limits, trusted = self._config.limits, self._config.trusted_proxies
+            server = HttpServer(app, limits.connections, limits.connections_each, lambda address: holder(address, trusted))
             await self._start_api(server, tasks)
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.
@@ -89,7 +95,8 @@ class Control:
             await self._start_admin(opened)
             await self._start_acme(opened, tasks)
             tasks.spawn(issuer_keys.poll(), "issuer keys")
-            self._server = server
+            tasks.spawn(readiness.watch(), "readiness")
+            self._server, self._readiness = server, readiness
             self._opened = opened.pop_all()
         if not self._config.has_tls and not _is_loopback(self._config.listen_addr.host):
             self._log.warning(

@@ -1,12 +1,14 @@
 """HTTP/1.1 for an ASGI application, on our own listeners: uvicorn's protocol without its server.
 
 Its server takes the process's signals, binds by itself and ends the process when it cannot; a role does none of that. h11
-and not the faster parser, for it bounds a request's head. What neither has is a clock on the head, so it is here.
+and not the faster parser, for it bounds a request's head. What neither has is a clock on the head, a clock on whoever does not
+read what they asked for, and a bound on how many connections one address holds, so they are here.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
 import h11
@@ -26,14 +28,22 @@ if TYPE_CHECKING:
 
 HEAD_LIMIT: Final = 16 << 10  # bytes; SDKs send about one KiB
 HEAD_SECONDS: Final = 10.0
+READ_SECONDS: Final = 30.0  # in which a reader takes 48 KiB of what waits for it, or loses the connection
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the pools of clients (httpx2: 5) and of most proxies (60), so they close first
 
 
 class HttpServer:
-    """Serves `app` until stopped."""
+    """Serves `app` until stopped. `whose` names the holder of a connection by its other end; None for whom nobody counts."""
 
-    def __init__(self, app: ASGIApp, connections: int = 4096) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        connections: int = 4096,
+        connections_each: int = 1024,
+        whose: Callable[[str], str | None] = lambda address: address,
+    ) -> None:
         self._most = connections
+        self._places = _Places(connections_each, whose)
         self._config = Config(
             app,
             http="h11",
@@ -94,7 +104,7 @@ class HttpServer:
     def _connection(self) -> asyncio.Protocol:
         if len(self._state.connections) >= self._most:
             return _TurnedAway()
-        return _Connection(self._config, self._state, self._gone)
+        return _Connection(self._config, self._state, self._gone, self._places)
 
 
 def _abort(transport: asyncio.BaseTransport) -> None:
@@ -108,16 +118,49 @@ class _TurnedAway(asyncio.Protocol):
         _abort(transport)
 
 
-class _Connection(H11Protocol):
-    """One connection, with a clock on each request's head, and a word when it is gone."""
+class _Places:
+    """How many connections each address holds."""
 
-    def __init__(self, config: Config, state: ServerState, gone: asyncio.Event) -> None:
+    def __init__(self, each: int, whose: Callable[[str], str | None]) -> None:
+        self._each = each
+        self._whose = whose
+        self._held: Counter[str] = Counter()
+
+    def take(self, transport: asyncio.BaseTransport) -> str | None:
+        """Whose connection this is; raises LookupError when they hold too many."""
+        peer = transport.get_extra_info("peername")
+        name = self._whose(peer[0]) if peer else None
+        if name is not None:
+            if self._held[name] >= self._each:
+                raise LookupError(name)
+            self._held[name] += 1
+        return name
+
+    def leave(self, name: str | None) -> None:
+        """One connection less."""
+        if name is not None:
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]
+
+
+class _Connection(H11Protocol):
+    """One connection, with a clock on each request's head and on its reader, and a word when it is gone."""
+
+    def __init__(self, config: Config, state: ServerState, gone: asyncio.Event, places: _Places) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self._gone = gone
+        self._places = places
+        self._holder: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._read_timer: asyncio.TimerHandle | None = None
         self._is_new = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        try:
+            self._holder = self._places.take(transport)
+        except LookupError:
+            _abort(transport)
         super().connection_made(transport)  # pyright: ignore[reportArgumentType]  # asyncio's own signature is the wider one
         self._watch_head()
 
@@ -130,9 +173,21 @@ class _Connection(H11Protocol):
         super().on_response_complete()
         self._watch_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_timer = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        for timer in (self._head_timer, self._read_timer):
+            if timer is not None:
+                timer.cancel()
+        self._places.leave(self._holder)
         super().connection_lost(exc)
         self._gone.set()
 

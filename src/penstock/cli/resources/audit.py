@@ -20,9 +20,17 @@ from penstock.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from penstock.control.service import audit_log
+
 
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="The control plane's settings: read its store on this machine.")
+]
+File = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="Prove what `audit export` wrote, without the store.")
+]
+Part = Annotated[
+    bool, typer.Option("--part", help="The file is filtered or one organization's: records between its own are elsewhere.")
 ]
 Expect = Annotated[str | None, typer.Option(metavar="POSITION:HASH", help="A record noted earlier, which must still be there.")]
 _FILTERS: Final = (
@@ -35,16 +43,8 @@ _FILTERS: Final = (
 )
 
 
-def _verify(config: Config = None, expect: Expect = None) -> None:
-    settings = settings_of(config)
-    from penstock.control.service import audit_log  # noqa: PLC0415 - only when asked for
-    from penstock.control.service.bootstrap import open_core  # noqa: PLC0415
-
-    async def verify() -> audit_log.Verdict:
-        async with open_core(settings) as core:
-            return await audit_log.verify(core, expected=_expected(expect))
-
-    verdict = asyncio.run(verify())
+def _verify(config: Config = None, expect: Expect = None, file: File = None, *, part: Part = False) -> None:
+    verdict = _of_log(config, _expected(expect)) if file is None else _of_file(file, _expected(expect), is_part=part)
     for finding in verdict.findings:
         say(one_line(finding))
     if verdict.findings:
@@ -52,6 +52,28 @@ def _verify(config: Config = None, expect: Expect = None) -> None:
     end = {"records": verdict.records, "position": verdict.position, "hash": verdict.hash}
     data().print_json(json.dumps(end))
     talk().print(f"nothing was edited, removed or reordered; note {verdict.position}:{verdict.hash} for --expect, elsewhere")
+
+
+def _of_log(config: Path | None, expected: tuple[int, str] | None) -> audit_log.Verdict:
+    settings = settings_of(config)
+    from penstock.control.service import audit_log  # noqa: PLC0415 - only when asked for
+    from penstock.control.service.bootstrap import open_core  # noqa: PLC0415
+
+    async def verify() -> audit_log.Verdict:
+        async with open_core(settings) as core:
+            return await audit_log.verify(core, expected=expected)
+
+    return asyncio.run(verify())
+
+
+def _of_file(file: Path, expected: tuple[int, str] | None, *, is_part: bool) -> audit_log.Verdict:
+    from penstock.control.service.audit_file import verify_file  # noqa: PLC0415 - only when asked for
+
+    try:
+        with file.open("rb") as opened:
+            return verify_file(opened, is_part=is_part, expected=expected)
+    except OSError as exc:
+        raise ConfigError(f"{file} cannot be read", detail=str(exc), hint="name what `penstock audit export` wrote") from exc
 
 
 def _export(

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from penstock.config.types import Networks
 
+_IPV6_SITE: Final = 64  # bits: one household or machine has them all
 _HOPS: Final = 16  # entries looked at: more proxies in a row than anybody has
 
 
@@ -31,6 +32,25 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Networks
         if not _is_in(address, trusted):
             break
     return str(address)
+
+
+def holder(peer: str, trusted: Networks) -> str | None:
+    """Whose connection from this address is; None for a trusted proxy's, which may be anybody's."""
+    address = _parse(peer)
+    return None if address is not None and _is_in(address, trusted) else site(peer)
+
+
+def site(address: str | None) -> str:
+    """Whose address this is: an IPv6 one stands for its /64, which changes its lower half as it likes."""
+    try:
+        parsed = ip_address(address or "")
+    except ValueError:
+        return ""
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return f"{int(parsed) >> (128 - _IPV6_SITE):x}"
+    return str(parsed)
 
 
 def _is_in(address: IPv4Address | IPv6Address, networks: Networks) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI, Response
@@ -12,7 +13,6 @@ from fastapi.responses import PlainTextResponse
 from penstock.control.api import audit, envelope, federation, launch, login, oauth, organization, own, platform, tunnels
 from penstock.control.api.document import document
 from penstock.control.api.frontier import Frontier
-from penstock.control.service.bootstrap import is_initialized
 from penstock.control.service.oidc_login import OidcSignIn
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from penstock.control.service.core import Core
     from penstock.control.service.feed import Feed
     from penstock.control.service.issuer_keys import IssuerKeys
+    from penstock.control.service.readiness import Readiness
 
 _ROUTERS: Final = (
     tunnels.router,
@@ -38,7 +39,7 @@ _ROUTERS: Final = (
 )
 
 
-def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMetrics) -> ASGIApp:
+def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, readiness: Readiness, metrics: ControlMetrics) -> ASGIApp:
     """The API as one ASGI application."""
     # FastAPI's document knows neither the envelope nor the conditions; its pages would load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -56,13 +57,12 @@ def make_app(core: Core, feed: Feed, issuer_keys: IssuerKeys, metrics: ControlMe
         """Whether the process serves."""
         return PlainTextResponse("ok\n")
 
-    @app.get("/readyz", response_class=PlainTextResponse)
+    @app.get("/readyz", response_class=PlainTextResponse, responses={503: {"content": {"text/plain": {}}}})
     async def readyz() -> PlainTextResponse:  # pyright: ignore[reportUnusedFunction]  # as above
         """Whether its database answers."""
-        # A look at the database: raises the envelope's 529 or 500 when it does not answer.
-        async with core.database.read() as connection:
-            await is_initialized(connection)
-        return PlainTextResponse("ready\n")
+        if readiness.why_not is None:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse(f"not ready: {readiness.why_not}\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     described = cache(lambda: document(app.routes))
 

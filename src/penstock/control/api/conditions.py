@@ -105,6 +105,10 @@ async def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Princi
     return require(principal, scopes.ADMIN)
 
 
+async def _member(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    return principal if principal.is_person else require(principal, scopes.ADMIN)
+
+
 async def _federation_manager(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
     return require(principal, scopes.MANAGE_FEDERATION)
 
@@ -187,6 +191,8 @@ ByLaunchTunnels = Annotated[Principal, Depends(_published_at_launch)]
 """Whoever manages tunnels of the whole organization, with the launch edition's headers."""
 ByAdmin = Annotated[Principal, Depends(_admin)]
 """An organization's admin, or a workload with `org:admin`."""
+ByMember = Annotated[Principal, Depends(_member)]
+"""A person of the organization, or a workload with `org:admin`."""
 ByFederationManager = Annotated[Principal, Depends(_federation_manager)]
 """Whoever may manage federation."""
 ByPerson = Annotated[Principal | Operator, Depends(_person)]

@@ -55,6 +55,7 @@ class Frontier:
         self._metrics = metrics
         self._entropy = entropy
         self._running = 0
+        self._served = 0  # of them, those whose body is here
         self._log = get_logger("control")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,19 +81,25 @@ class Frontier:
             self._record(scope, answer, time.perf_counter() - began)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, address: str | None) -> None:
+        body: bytes | None = None
         try:
-            if self._running > self._limits.requests:
-                raise ApiError("overloaded_error", "the control plane is busy; try again")
             self._count(scope, answer, address)
             body = await self._read(scope, receive)
+            if body is not None and self._served >= self._limits.requests:
+                raise ApiError("overloaded_error", "the control plane is busy; try again")
         except ApiError as exc:
             answer.refusal = exc
-            is_whole = not isinstance(exc, _TooSlowError) and await self._drain(receive)
+            is_whole = body is not None or (not isinstance(exc, _TooSlowError) and await self._drain(receive))
             refused = refusal(exc, answer.request_id, headers={} if is_whole else {"connection": "close"})
             await refused(scope, receive, answer.send)
             return
-        if body is not None:
+        if body is None:
+            return
+        self._served += 1
+        try:
             await self._app(scope, _replay(body, receive), answer.send)
+        finally:
+            self._served -= 1
 
     def _count(self, scope: Scope, answer: _Answer, address: str | None) -> None:
         taken = self._rates.take(scope["method"], scope["path"], address, _credential(scope))

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Depends, Query
 
-from penstock.control.api.conditions import ByAdmin, ByPrincipal, CoreOf, versioned
+from penstock.control.api.conditions import ByAdmin, ByMember, ByPrincipal, CoreOf, versioned
 from penstock.control.service import api_keys, people, workspaces
 from penstock.control.service.pages import IdCursor
 from penstock.schema.organizations import (
@@ -52,14 +52,14 @@ async def create_workspace(core: CoreOf, by: ByAdmin, body: WorkspaceCreate) -> 
 
 
 @published.get("/workspaces")
-async def list_workspaces(core: CoreOf, by: ByPrincipal, cursor: Cursor, *, include_archived: bool = False) -> WorkspacePage:
+async def list_workspaces(core: CoreOf, by: ByMember, cursor: Cursor, *, include_archived: bool = False) -> WorkspacePage:
     """The organization's workspaces, newest first."""
     page = await workspaces.list_page(core, by, cursor, include_archived=include_archived)
     return WorkspacePage(data=page.data, has_more=page.has_more, first_id=page.first_id, last_id=page.last_id)
 
 
 @published.get("/workspaces/{workspace_id}")
-async def get_workspace(core: CoreOf, by: ByPrincipal, workspace_id: str) -> Workspace:
+async def get_workspace(core: CoreOf, by: ByMember, workspace_id: str) -> Workspace:
     """One workspace."""
     return await workspaces.get(core, by, workspace_id)
 

@@ -11,8 +11,9 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, final
+
+from penstock.control.api.addresses import site
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ _REMEMBERED: Final = 10_000
 _SIGN_IN: Final = frozenset({"/penstock/v1/login", "/penstock/v1/login/oidc", "/penstock/v1/me/password"})
 _EXCHANGE: Final = "/v1/oauth/token"
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
-_IPV6_SITE: Final = 64  # bits: one household or machine has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,3 @@ class RequestRates:
         if credential is None or self._keys is None:
             return None
         return self._keys.take(hashlib.sha256(credential.encode()).hexdigest())
-
-
-def site(address: str | None) -> str:
-    """Whose address this is: an IPv6 one stands for its /64, which changes its lower half as it likes."""
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
-        return ""
-    if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return f"{int(parsed) >> (128 - _IPV6_SITE):x}"
-    return str(parsed)

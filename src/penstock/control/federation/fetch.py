@@ -11,6 +11,7 @@ import socket
 from http import HTTPStatus
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, final
+from weakref import WeakValueDictionary
 
 import httpx2
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _RESOLVE_SECONDS: Final = 5.0
 _AT_ONCE: Final = 8
+_AT_ONCE_EACH: Final = 2  # of one organization: its issuers that hang keep nobody else's waiting
+_PATIENCE: Final = 3  # times what one fetch may take, to wait for a place and fetch
+_UNICAST: Final = IPv6Network("2000::/3")  # all that the internet routes; the rest is local in one way or another
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _6TO4: Final = IPv6Network("2002::/16")
 
@@ -39,6 +43,7 @@ class Fetch:
         self._settings = settings
         self._allowed = frozenset(host.lower() for host in settings.allowed_hosts)
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def check(self, url: Url) -> None:
         """Raises ValueError, for a person, when this URL could never be fetched. A name without an answer may get one."""
@@ -50,19 +55,29 @@ class Fetch:
                 return
 
     async def get(
-        self, url: Url, ca_pem: str | None, *, form: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: Url,
+        ca_pem: str | None,
+        *,
+        whose: str = "",
+        form: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
-        """The document; with a `form`, the answer to it. Raises UnavailableError that says what went wrong."""
-        async with self._slots:
-            try:
-                async with asyncio.timeout(self._settings.fetch_seconds):
-                    self._check_shape(url)
-                    address = (await self._addresses(url))[0]
-                    return await self._send(url, address, ca_pem, form, headers or {})
-            except TimeoutError:
-                raise UnavailableError(f"{url.host} took over {self._settings.fetch_seconds:g} s") from None
-            except (ValueError, httpx2.HTTPError, PenstockError) as exc:
-                raise UnavailableError(f"{url.host}: {_words(exc)}") from exc
+        """The document; with a `form`, the answer to it. Raises UnavailableError that says what went wrong.
+
+        `whose` is the organization that pointed here.
+        """
+        place = self._places.setdefault(whose, asyncio.Semaphore(_AT_ONCE_EACH))
+        seconds = self._settings.fetch_seconds
+        try:
+            async with asyncio.timeout(_PATIENCE * seconds), place, self._slots, asyncio.timeout(seconds):
+                self._check_shape(url)
+                address = (await self._addresses(url))[0]
+                return await self._send(url, address, ca_pem, form, headers or {})
+        except TimeoutError:
+            raise UnavailableError(f"{url.host} took over {seconds:g} s") from None
+        except (ValueError, httpx2.HTTPError, PenstockError) as exc:
+            raise UnavailableError(f"{url.host}: {_words(exc)}") from exc
 
     async def _send(self, url: Url, address: str, ca_pem: str | None, form: bytes | None, more: Mapping[str, str]) -> bytes:
         context = await asyncio.to_thread(contexts.issuer_client, ca_pem)
@@ -132,6 +147,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
             inner = inner or ip_address(int(address) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(inner)
+        if address not in _UNICAST:
+            return False
     return address.is_global and not address.is_multicast
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from penstock import ids
 from penstock.control.auth import keys, scopes
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, workspaces
+from penstock.control.service import audit, grants, workspaces
 from penstock.control.service.pages import IdPage, read_ids
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed
@@ -78,6 +78,7 @@ async def create(core: Core, by: Principal, request: ApiKeyCreate) -> ApiKeyCrea
     # A key that makes keys would outlive its own revocation.
     if not by.is_person and scopes.ADMIN not in by.scopes:
         raise ApiError("permission_error", "keys are made by people, or with org:admin", hint="run `penstock login`")
+    grants.refuse_scope_by_workload(by, request.oauth_scope)
     async with core.database.write() as connection:
         workspace_id = request.workspace_id or by.workspace_id
         await workspaces.find_live(connection, by.organization_id, workspace_id)

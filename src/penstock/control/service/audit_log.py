@@ -85,24 +85,29 @@ class Verdict:
     findings: list[str] = field(default_factory=list[str])
 
     def look(self, row: Row[Any]) -> None:
-        """Take the next record in order of position."""
-        if row.position != self.position + 1:
-            self._find(f"records {self.position + 1} to {row.position - 1} are missing")
-        elif (broken := _broken(row, self.hash)) is not None:
-            self._find(f"record {row.position} {broken}")
+        """Take the next row in order of position."""
+        self.take(row.position, row.hash, _broken(row, self.hash))
+
+    def take(self, position: int, digest: str, broken: str | None, *, may_skip: bool = False) -> None:
+        """Take the next record, and what is wrong with it if the one before it is the one before it."""
+        if position > self.position + 1 and not may_skip:
+            self.find(f"records {self.position + 1} to {position - 1} are missing")
+        elif broken is not None:
+            self.find(f"record {position} {broken}")
         self.records += 1
-        self.position, self.hash = row.position, row.hash
+        self.position, self.hash = position, digest
 
     def end(self, head: Row[Any] | None, sealed: bytes | None) -> None:
         """Hold the end against the head, and the head against its seal (None: it does not open)."""
         if head is None:
-            self._find("the head is missing")
+            self.find("the head is missing")
         elif (head.position, head.hash) != (self.position, self.hash):
-            self._find(f"the head stands at record {head.position}, the log ends with record {self.position}")
+            self.find(f"the head stands at record {head.position}, the log ends with record {self.position}")
         elif self.position and sealed != audit.seal_text(self.position, self.hash):
-            self._find("the head's seal is not of this control plane's master key: the end may have been cut")
+            self.find("the head's seal is not of this control plane's master key: the end may have been cut")
 
-    def _find(self, finding: str) -> None:
+    def find(self, finding: str) -> None:
+        """One more thing that is wrong."""
         if len(self.findings) < _FINDINGS:
             self.findings.append(finding)
 

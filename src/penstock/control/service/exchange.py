@@ -63,7 +63,7 @@ async def exchange(core: Core, issuer_keys: IssuerKeys, request: TokenRequest) -
         _check_live(rule, issuer, account, request)
         unverified = assertion.read(request.assertion)
         verified = await _verify(core, issuer_keys, unverified, issuer)
-        matching.check(RuleMatch.model_validate_json(rule["match"]), verified, core.config.audiences)
+        await matching.check(RuleMatch.model_validate_json(rule["match"]), verified, core.config.audiences)
         return await _grant(core, rule, issuer, account, verified, request)
     except Denial as denial:
         async with core.database.write() as connection:

@@ -86,9 +86,15 @@ class IssuerKeys:
         """Fetch what is due, for ever."""
         while True:
             with contextlib.suppress(ApiError):  # the database does not answer: at the next tick, perhaps
-                for row in await self._due():
-                    await self._refresh(row, source_of(row), is_polling=True)
+                due = await self._due()
+                async with asyncio.TaskGroup() as group:  # at once, or one issuer that hangs holds up all
+                    for row in due:
+                        group.create_task(self._poll(row))
             await asyncio.sleep(_TICK)
+
+    async def _poll(self, row: Mapping[str, Any]) -> None:
+        with contextlib.suppress(ApiError):
+            await self._refresh(row, source_of(row), is_polling=True)
 
     async def _due(self) -> list[dict[str, Any]]:
         now = self._core.now()
@@ -124,14 +130,14 @@ class IssuerKeys:
 
     async def _fetch(self, row: Mapping[str, Any], source: Jwks) -> tuple[dict[str, Any], ...]:
         assert not isinstance(source, JwksInline)  # noqa: S101 - inline keys are not fetched
-        fetch = self._core.fetch
+        fetch, whose = self._core.fetch, row["organization_id"]
         if isinstance(source, JwksDiscovery):
             base = Url.parse(source.discovery_base or row["issuer_url"])
-            document = await fetch.get(base.below(_WELL_KNOWN), source.ca_cert_pem)
+            document = await fetch.get(base.below(_WELL_KNOWN), source.ca_cert_pem, whose=whose)
             url = Url.parse(_Discovery.model_validate_json(document).jwks_uri)
         else:
             url = Url.parse(source.url)
-        return jwks.parse(await fetch.get(url, source.ca_cert_pem))
+        return jwks.parse(await fetch.get(url, source.ca_cert_pem, whose=whose))
 
     async def _note_success(self, row: Mapping[str, Any], keys: tuple[dict[str, Any], ...]) -> None:
         now = self._core.now()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from penstock import ids
 from penstock.control.errors import ApiError
 from penstock.control.federation import jwks, tenants
 from penstock.control.federation.urls import Url
-from penstock.control.service import audit, named
+from penstock.control.service import audit, grants, named
 from penstock.control.service.issuer_keys import source_of
 from penstock.control.storage import identities
 from penstock.errors import PenstockError
@@ -55,6 +55,7 @@ async def create(core: Core, by: Principal, request: IssuerCreate) -> Issuer:
     }
     async with core.database.write() as connection:
         await named.refuse_taken(connection, _t, by.organization_id, request.name, KIND)
+        await _refuse_over_limit(core, connection, by.organization_id)
         await connection.execute(insert(_t).values(row))
         await audit.record(core, connection, by, "federation_issuer_created", _told(row))
     return _issuer(row)
@@ -94,8 +95,8 @@ async def change(core: Core, by: Principal, issuer_id: str, request: IssuerUpdat
             await named.refuse_taken(connection, _t, by.organization_id, request.name, KIND, issuer_id)
         if request.issuer_url is not None:
             await _refuse_strangers(connection, issuer_id, request.issuer_url)
-        if not by.is_person and request.jwks_polling_disabled is False:
-            await _refuse_workload_on_strong_rules(connection, issuer_id)
+        if request.model_fields_set - {"name"}:
+            await grants.refuse_issuer(connection, by, issuer_id)
         await named.change(core, connection, _t, by, row, **wanted)
         await audit.record(core, connection, by, "federation_issuer_updated", _told(row))
     return _issuer(row)
@@ -137,20 +138,21 @@ async def _check(core: Core, issuer_url: str, source: Jwks) -> None:
         raise ApiError("invalid_request_error", f"{field}: {exc}") from exc
 
 
+async def _refuse_over_limit(core: Core, connection: AsyncConnection, organization_id: str) -> None:
+    limit = core.config.limits.issuers_per_organization
+    query = select(func.count()).where(_t.c.organization_id == organization_id, _t.c.archived_at.is_(None))
+    if (await connection.execute(query)).scalar_one() >= limit:
+        raise ApiError(
+            "invalid_request_error", f"the organization has {limit} federation issuers already", hint="archive one of them"
+        )
+
+
 async def _refuse_strangers(connection: AsyncConnection, issuer_id: str, issuer_url: str) -> None:
     r = identities.federation_rules
     query = select(r.c.id, r.c.match).where(r.c.issuer_id == issuer_id, r.c.archived_at.is_(None))
     for rule_id, match in await connection.execute(query):
         if (problem := tenants.problem_of(issuer_url, RuleMatch.model_validate_json(match))) is not None:
             raise ApiError("invalid_request_error", f"issuer_url: rule {rule_id}: {problem}")
-
-
-async def _refuse_workload_on_strong_rules(connection: AsyncConnection, issuer_id: str) -> None:
-    r = identities.federation_rules
-    query = select(r.c.oauth_scope).where(r.c.issuer_id == issuer_id, r.c.archived_at.is_(None))
-    granted = {scope for text in (await connection.execute(query)).scalars() for scope in text.split()}
-    if granted - {"workspace:developer", "workspace:inference"}:
-        raise ApiError("permission_error", "jwks_polling_disabled: this issuer backs rules that only people may change")
 
 
 def _unfetched(core: Core, source: Jwks) -> dict[str, Any]:

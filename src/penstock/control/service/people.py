@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, insert, select, update
 from penstock import ids
 from penstock.control.auth import passwords
 from penstock.control.errors import ApiError
-from penstock.control.service import audit
+from penstock.control.service import audit, grants
 from penstock.control.service.pages import IdPage, read_ids
 from penstock.control.storage import identities
 from penstock.control.storage.database import advance_feed
@@ -67,7 +67,8 @@ async def add(
 
 
 async def create(core: Core, by: Principal, request: UserCreate) -> UserWithPassword:
-    """A new user of the organization, with a first password."""
+    """A new user of the organization, with a first password. Raises ApiError."""
+    grants.refuse_letting_in(by)
     async with core.database.write() as connection:
         row, password = await add(
             core, connection, by, organization_id=by.organization_id, **request.model_dump(exclude_unset=False)
@@ -96,7 +97,10 @@ async def change(core: Core, by: Principal, user_id: str, request: UserUpdate) -
     """Another name, role or grant. The last admin stays one."""
     wanted = request.model_dump(exclude_none=True)
     async with core.database.write() as connection:
-        row = dict(await _find(connection, by.organization_id, user_id)) | wanted
+        row = dict(await _find(connection, by.organization_id, user_id))
+        grants.refuse_person(by, row)
+        row |= wanted
+        grants.refuse_person(by, row)
         if row["role"] != "admin":
             await _keep_an_admin(connection, by.organization_id, user_id)
         if wanted:
@@ -109,7 +113,7 @@ async def change(core: Core, by: Principal, user_id: str, request: UserUpdate) -
 async def remove(core: Core, by: Principal, user_id: str) -> None:
     """End a user's sessions and certificates; the record stays for the audit log. The last admin cannot go."""
     async with core.database.write() as connection:
-        await _find(connection, by.organization_id, user_id)
+        grants.refuse_person(by, await _find(connection, by.organization_id, user_id))
         await _keep_an_admin(connection, by.organization_id, user_id)
         ended = {"removed_at": core.now(), "password_hash": None}
         await connection.execute(update(_t).where(_t.c.id == user_id).values(ended))
@@ -120,6 +124,7 @@ async def remove(core: Core, by: Principal, user_id: str) -> None:
 
 async def reset_password(core: Core, by: Principal, user_id: str) -> UserWithPassword:
     """A new password, shown once; every session ends."""
+    grants.refuse_letting_in(by)
     password, hashed = passwords.generate(core.entropy)
     async with core.database.write() as connection:
         row = await _find(connection, by.organization_id, user_id)

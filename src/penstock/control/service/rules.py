@@ -11,7 +11,7 @@ from penstock import ids
 from penstock.control.auth import scopes
 from penstock.control.errors import ApiError
 from penstock.control.federation import matching, tenants
-from penstock.control.service import audit, issuers, named, service_accounts, workspaces
+from penstock.control.service import audit, grants, issuers, named, service_accounts, workspaces
 from penstock.control.storage import identities, tables
 from penstock.schema.federation import (
     Rule,
@@ -37,7 +37,6 @@ _w = identities.federation_rule_workspaces
 _i = identities.federation_issuers
 _s = identities.service_accounts
 KIND: Final = "federation rule"
-_FOR_WORKLOADS: Final = frozenset({scopes.DEVELOPER, scopes.INFERENCE})
 
 
 async def create(core: Core, by: Principal, request: RuleCreate) -> Rule:
@@ -46,6 +45,7 @@ async def create(core: Core, by: Principal, request: RuleCreate) -> Rule:
         raise ApiError("invalid_request_error", "attributes: not supported yet")
     if (request.workspace_id is None) is not request.applies_to_all_workspaces:
         raise ApiError("invalid_request_error", "workspace_id: give either it or applies_to_all_workspaces: true")
+    await _refuse_no_match(request.match)
     row: dict[str, Any] = {
         "id": core.new_id(ids.RULE),
         "organization_id": by.organization_id,
@@ -95,6 +95,7 @@ async def change(core: Core, by: Principal, rule_id: str, request: RuleUpdate) -
     if "description" in request.model_fields_set:
         wanted["description"] = request.description or ""
     if request.match is not None:
+        await _refuse_no_match(request.match)
         wanted["match"] = request.match.model_dump_json(exclude_none=True)
     if request.target is not None:
         wanted["service_account_id"] = request.target.service_account_id
@@ -102,7 +103,7 @@ async def change(core: Core, by: Principal, rule_id: str, request: RuleUpdate) -
         wanted["applies_to_all_workspaces"] = request.applies_to_all_workspaces
     async with core.database.write() as connection:
         row = await named.find_live(connection, _t, by.organization_id, rule_id, KIND)
-        _refuse_workload(by, row["oauth_scope"])
+        grants.refuse_scope(by, row["oauth_scope"])
         if request.name is not None:
             await named.refuse_taken(connection, _t, by.organization_id, request.name, KIND, rule_id)
         await _check(connection, by, row | wanted)
@@ -126,7 +127,7 @@ async def archive(core: Core, by: Principal, rule_id: str) -> Rule:
     async with core.database.write() as connection:
         row = await named.find(connection, _t, by.organization_id, rule_id, KIND)
         if row["archived_at"] is None:
-            _refuse_workload(by, row["oauth_scope"])
+            grants.refuse_scope_by_workload(by, row["oauth_scope"])
             await connection.execute(delete(_w).where(_w.c.rule_id == rule_id))
             await named.change(core, connection, _t, by, row, archived_at=core.now(), archived_by=by.id)
             await audit.record(core, connection, by, "federation_rule_archived", {"federation_rule_id": rule_id})
@@ -150,7 +151,7 @@ async def add_workspace(core: Core, by: Principal, rule_id: str, workspace_id: s
     """Enable a rule for one more workspace. Again: as it is."""
     async with core.database.write() as connection:
         rule = await named.find_live(connection, _t, by.organization_id, rule_id, KIND)
-        _refuse_workload(by, rule["oauth_scope"])
+        grants.refuse_scope(by, rule["oauth_scope"])
         query = select(_w).where(_w.c.rule_id == rule_id, _w.c.workspace_id == workspace_id)
         row: Any = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
@@ -164,7 +165,7 @@ async def remove_workspace(core: Core, by: Principal, rule_id: str, workspace_id
     """Disable a rule for a workspace, if it was enabled."""
     async with core.database.write() as connection:
         rule = await named.find_live(connection, _t, by.organization_id, rule_id, KIND)
-        _refuse_workload(by, rule["oauth_scope"])
+        grants.refuse_scope_by_workload(by, rule["oauth_scope"])
         query = delete(_w).where(_w.c.rule_id == rule_id, _w.c.workspace_id == workspace_id)
         if (await connection.execute(query)).rowcount:
             removed = {"federation_rule_id": rule_id, "workspace_id": workspace_id}
@@ -189,13 +190,18 @@ async def _workspace_ids(connection: AsyncConnection, rule_id: str) -> list[str]
 # --- what a rule must be ---------------------------------------------------------------------------------------------------
 
 
+async def _refuse_no_match(match: RuleMatch) -> None:
+    # Before the transaction: a condition is evaluated for it, and writers do not wait for that.
+    if (problem := await matching.problem_of(match)) is not None:
+        raise ApiError("invalid_request_error", problem)
+
+
 async def _check(connection: AsyncConnection, by: Principal, row: Mapping[str, Any]) -> None:
     match = RuleMatch.model_validate_json(row["match"])
     issuer = await _referred(connection, _i, by, row["issuer_id"], "issuer_id", issuers.KIND)
     account = await _referred(connection, _s, by, row["service_account_id"], "target.service_account_id", service_accounts.KIND)
-    for problem in (matching.problem_of(match), tenants.problem_of(issuer["issuer_url"], match)):
-        if problem is not None:
-            raise ApiError("invalid_request_error", problem)
+    if (problem := tenants.problem_of(issuer["issuer_url"], match)) is not None:
+        raise ApiError("invalid_request_error", problem)
     granted = set(row["oauth_scope"].split())
     if unknown := granted - scopes.PUBLISHED:
         raise ApiError("invalid_request_error", f"oauth_scope: {min(unknown)[:100]} is not a scope")
@@ -203,13 +209,7 @@ async def _check(connection: AsyncConnection, by: Principal, row: Mapping[str, A
         raise ApiError("invalid_request_error", "oauth_scope: at least one scope is required")
     if scopes.ADMIN in granted and account["organization_role"] != "admin":
         raise ApiError("invalid_request_error", "oauth_scope: org:admin needs a service account with organization_role admin")
-    _refuse_workload(by, row["oauth_scope"])
-
-
-def _refuse_workload(by: Principal, granted: str) -> None:
-    # Or a workload could give itself more than it has.
-    if not by.is_person and not set(granted.split()) <= _FOR_WORKLOADS:
-        raise ApiError("permission_error", f"oauth_scope: rules with {granted[:100]} are made by people")
+    grants.refuse_scope(by, row["oauth_scope"])
 
 
 async def _referred(

@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select
 
 from penstock import ids
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, named, workspaces
+from penstock.control.service import audit, grants, named, workspaces
 from penstock.control.storage import identities
 from penstock.control.storage.database import advance_feed
 from penstock.schema.federation import (
@@ -30,8 +30,8 @@ KIND: Final = "service account"
 
 
 async def create(core: Core, by: Principal, request: ServiceAccountCreate) -> ServiceAccount:
-    """A new service account. Raises ApiError: only a person makes one an admin."""
-    _refuse_admin_by_workload(by, request.organization_role)
+    """A new service account. Raises ApiError: only an admin in person makes one an admin."""
+    grants.refuse_role(by, request.organization_role)
     row: dict[str, Any] = {
         "id": core.new_id(ids.SERVICE_ACCOUNT),
         "organization_id": by.organization_id,
@@ -80,7 +80,7 @@ async def change(core: Core, by: Principal, account_id: str, request: ServiceAcc
     async with core.database.write() as connection:
         row = await named.find_live(connection, _t, by.organization_id, account_id, KIND)
         if wanted.get("organization_role", row["organization_role"]) != row["organization_role"]:
-            _refuse_admin_by_workload(by, wanted["organization_role"])
+            grants.refuse_role(by, wanted["organization_role"])
         await named.change(core, connection, _t, by, row, **wanted)
         changed = {"service_account_id": account_id, "organization_role": row["organization_role"]}
         await audit.record(core, connection, by, "service_account_updated", changed)
@@ -102,11 +102,6 @@ async def archive(core: Core, by: Principal, account_id: str) -> ServiceAccount:
             await advance_feed(connection)
             await audit.record(core, connection, by, "service_account_archived", {"service_account_id": account_id})
     return _service_account(row)
-
-
-def _refuse_admin_by_workload(by: Principal, role: str | None) -> None:
-    if role == "admin" and not by.is_person:
-        raise ApiError("permission_error", "organization_role: only a person makes a service account an admin")
 
 
 def _service_account(row: Mapping[Any, Any]) -> ServiceAccount:
