@@ -28,11 +28,13 @@ NOT_COMMANDS = {
     r"/penstock/v1/tunnels/resolve|/penstock/v1/callers/ca": "a caller's own",
     r"/penstock/v1/callers/certificates": "`callers issue`, beside the rows",
     r"/v1/organizations/workspaces/{}/service_accounts": "the mirror of `service-accounts workspaces`",
-    r"/penstock/v1/me.*|/penstock/v1/audit/export": "`whoami`, and `audit export` beside the rows",
+    r"/v1/organizations/me|/penstock/v1/me.*|/penstock/v1/audit/export": "`whoami`, and `audit export` beside the rows",
 }
 NOT_FLAGS = {
     "limit", "page", "after_id", "before_id",  # paging is followed
     "attributes",  # published, and refused unless empty
+    "data_residency", "display_color", "external_key_id", "tags", "user_profile_id",  # published, and not kept here
+    "ids", "include_default",  # filters that a shell has itself
     "type", "service_account_name",  # of nested objects
 }  # fmt: skip
 

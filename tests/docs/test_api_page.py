@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import TYPE_CHECKING
 
-from tests.docs.pages import page
+import pytest
+from fastapi.routing import APIRoute
+from tests.docs.pages import commands, page, shell
+from tests.support.control import api, database, start_api
+from tests.support.sdk_organization import published, shape
 
 from penstock.control.api import conditions
+from penstock.control.api.app import _ROUTERS
 from penstock.control.config import Limits
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.control import Api
+
+__all__ = ["api", "database", "start_api"]
 TEXT = page("api.md")
+
+
+@pytest.mark.anyio
+async def test_its_commands_can_be_typed_as_they_stand(api: Api, tmp_path: Path) -> None:
+    made = api.initial
+    variables = {
+        "API": api.control.url,
+        "TUNNELS_KEY": made.tunnels_key.reveal(),
+        "API_KEY": made.api_key.reveal(),
+        "ADMIN_EMAIL": made.admin_email,
+        "ADMIN_PASSWORD": made.admin_password.reveal(),
+    }
+    await shell(commands("api.md"), tmp_path, variables)
+    [archived] = (await api.http.get("/v1/tunnels", params={"include_archived": True})).json()["data"]
+    assert archived["archived_at"] is not None
+    record = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
+    assert (record["type"], record["tunnel_id"]) == ("tunnel_archived", archived["id"])
+
+
+def test_what_the_sdk_has_is_served_or_said_to_be_out_of_scope() -> None:
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    served = {(method, shape(route.path)) for route in routes for method in route.methods or ()}
+    named = {shape(f"/v1/organizations{path}") for path in re.findall(r"`(/[a-z_{}/]+)`", page("out-of-scope.md"))}
+    missing = {path for method, path in published() if (method, path) not in served}
+    assert len(published()) > 90
+    assert {path for path in missing if not any(path == out or path.startswith(f"{out}/") for out in named)} == set()
+    assert {out for out in named if not any(path.startswith(out) for path in missing)} == set()
 
 
 def test_the_headers_it_names_are_those_that_are_known() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.site import until
 
+from penstock.client.access import Access
 from penstock.client.control import ControlClient
 from penstock.client.sessions import SignIn
 from penstock.errors import PenstockError
@@ -90,6 +91,63 @@ async def test_a_callers_streams_are_cut_idle_or_stalled_and_anothers_go_on(
             assert b"200 OK" in await kept.read(1000)
         with pytest.raises(PenstockError):
             await revoked.open(side.host())
+        kept.transport.abort()
+
+
+async def test_a_removed_persons_streams_are_cut(platform: World, side: Side) -> None:
+    async with await signed_in(platform, "admin") as control:
+        user = await control.ask("POST", "/penstock/v1/users", json={"email": "leaver@example.com"})
+        async with SignIn(platform.control.url) as door:
+            session = await door.with_password(user["email"], Secret(user["password"]))
+        async with platform.streams(Access(platform.control.url, Secret(session.session_token))) as streams:
+            await introduced(platform, streams)
+            pipe = await (await streams.open(side.host())).start_tls()
+            await control.ask("DELETE", f"/v1/organizations/users/{user['id']}")
+            await is_cut(pipe)
+            with pytest.raises(PenstockError):
+                await streams.open(side.host())
+
+
+async def test_an_archived_workspaces_streams_and_links_are_cut_and_no_others(
+    platform: World, side: Side, upstream: Upstream
+) -> None:
+    async with await signed_in(platform, "admin") as control:
+        workspace = (await control.ask("POST", "/v1/organizations/workspaces", json={"name": "closing"}))["id"]
+        keys = [
+            await control.ask(
+                "POST",
+                "/penstock/v1/api_keys",
+                json={"name": "k", "workspace_id": workspace, "oauth_scope": f"workspace:{scope}"},
+            )
+            for scope in ("manage_tunnels", "developer")
+        ]
+        manager, caller = (Access(platform.control.url, Secret(key["api_key"])) for key in keys)
+        closing = await platform.add_side({"echo": upstream.url}, manager=manager)
+        async with platform.streams(caller) as streams, platform.streams() as others:
+            for each in (streams, others):
+                await introduced(platform, each)
+            kept = await (await others.open(side.host())).start_tls()
+            pipe = await (await streams.open(closing.host())).start_tls()
+            await control.ask("POST", f"/v1/organizations/workspaces/{workspace}/archive")
+            await is_cut(pipe)
+            await until(lambda: closing.agent.links == 0, seconds=WITHIN)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(kept.read(1), 0.1)
+            kept.transport.abort()
+
+
+async def test_one_revoked_certificates_streams_are_cut_and_its_holders_next_one_serves(platform: World, side: Side) -> None:
+    access, _ = await platform.another_key()
+    async with platform.streams(access) as one, platform.streams(access) as twin, await signed_in(platform, "admin") as control:
+        for each in (one, twin):
+            await introduced(platform, each)
+        pipe = await (await one.open(side.host())).start_tls()
+        kept = await (await twin.open(side.host())).start_tls()
+        serial = (await one._credentials.identity()).serial
+        await control.ask("DELETE", f"/penstock/v1/callers/certificates/{serial}")
+        await is_cut(pipe)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(kept.read(1), 0.1)
         kept.transport.abort()
 
 

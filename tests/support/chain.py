@@ -50,6 +50,7 @@ class Chain:
     routes: dict[str, Any]
     proxy_settings: dict[str, Any] = field(default_factory=dict)
     edge_settings: dict[str, Any] = field(default_factory=dict)
+    control_settings: dict[str, Any] = field(default_factory=dict)
     ports: Ports = field(default_factory=choose_free)
     roles: dict[str, Role] = field(default_factory=dict)
     access: Access = field(init=False)
@@ -78,6 +79,7 @@ class Chain:
                 "data_dir": str(self.folder / "control"),
                 "listen_addr": str(self.ports.control),
                 "admin_addr": str(self.ports.control_admin),
+                **self.control_settings,
             },
         )
         keys = json.loads(subprocess.check_output([*_penstock(), "control", "init", "--config", str(control)], text=True))

@@ -99,17 +99,20 @@ class World:
         tapped: bool = False,
         authority: Authority | None = None,
         allow: tuple[str, ...] | None = None,
+        manager: Access | None = None,
     ) -> Side:
         """One more tunnel with its proxy and agent.
 
         tapped: a recording relay between the two. authority: its CA. allow: the proxy's setting `callers.allow`.
+        manager: whose workspace it is in, if not the first.
         """
         folder = self.options.folder / f"stack-{len(self.sides)}"
         folder.mkdir()
         if authority is not None:  # `up` takes the CA that it finds
             (folder / "ca.crt").write_text(authority.certificate_pem)
             (folder / "ca.key").write_text(authority.key_pem.reveal())
-        async with ControlClient(self.manager.api_url, self.manager.api_key) as client:
+        manager = manager or self.manager
+        async with ControlClient(manager.api_url, manager.api_key) as client:
             made = await stack.prepare(folder, client)
         options = dataclasses.replace(self.options, ports=choose_free())
         config = roles.proxy(options, made, routes)

@@ -36,6 +36,14 @@ class Organization(_Wire):
     type: Literal["organization"] = "organization"
 
 
+class OwnOrganization(_Wire):
+    """The organization of whoever asks, as published."""
+
+    id: str
+    name: str
+    type: Literal["organization"] = "organization"
+
+
 class OrganizationCreate(_Wire):
     """Body of `POST /penstock/v1/organizations`."""
 
@@ -92,8 +100,24 @@ class Workspace(_Wire):
     type: Literal["workspace"] = "workspace"
 
 
-class WorkspaceCreate(_Wire):
-    """Body of `POST /v1/organizations/workspaces`, and of an update."""
+class _NotKept(_Wire):
+    """What is published of a workspace and not kept here: refused, so that nobody believes it was taken."""
+
+    data_residency: None = None
+    display_color: None = None
+    external_key_id: None = None
+    tags: None = None
+    user_profile_id: None = None
+
+
+class WorkspaceUpdate(_NotKept):
+    """Body of `POST /v1/organizations/workspaces/{workspace_id}`."""
+
+    name: Name | None = None
+
+
+class WorkspaceCreate(_NotKept):
+    """Body of `POST /v1/organizations/workspaces`."""
 
     name: Name
 

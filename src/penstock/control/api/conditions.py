@@ -25,7 +25,9 @@ KNOWN_BETAS: Final = {
     "oauth-2025-04-20",
     "oidc-federation-2026-04-01",
     "mcp-client-2025-11-20",
+    "mcp-client-2026-09-15",
     "managed-agents-2026-04-01",
+    "admin-user-sign-out-2026-10-08",
 }
 VERSIONS: Final = {"2023-06-01", "2026-10-21"}
 _HINTS: Final = {
@@ -140,7 +142,8 @@ async def versioned(request: Request, _: Annotated[Principal | Operator, Depends
         raise ApiError("invalid_request_error", f"anthropic-version: {sentence}", hint=f"send one of {sorted(VERSIONS)}")
     betas = {name.strip() for line in request.headers.getlist("anthropic-beta") for name in line.split(",")} - {""}
     if unknown := sorted(betas - KNOWN_BETAS):
-        raise ApiError("invalid_request_error", f"Unexpected value(s) `{unknown[0]:.100}` for the `anthropic-beta` header")
+        text = f"Unexpected value(s) `{unknown[0]:.100}` for the `anthropic-beta` header"  # the published words
+        raise ApiError("invalid_request_error", text, hint="try again without it")
     return betas
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from fastapi import APIRouter, Depends, Query
 
 from penstock.control.api.conditions import ByAdmin, ByMember, ByPrincipal, CoreOf, versioned
-from penstock.control.service import api_keys, people, workspaces
+from penstock.control.service import api_keys, organizations, people, workspaces
 from penstock.control.service.pages import IdCursor
 from penstock.schema.organizations import (
     ApiKey,
@@ -20,6 +20,7 @@ from penstock.schema.organizations import (
     ApiKeyPage,
     ApiKeyUpdate,
     Deleted,
+    OwnOrganization,
     User,
     UserCreate,
     UserPage,
@@ -28,6 +29,7 @@ from penstock.schema.organizations import (
     Workspace,
     WorkspaceCreate,
     WorkspacePage,
+    WorkspaceUpdate,
 )
 
 published: Final = APIRouter(prefix="/v1/organizations", dependencies=[Depends(versioned)])
@@ -45,6 +47,13 @@ async def _cursor(
 Cursor: TypeAlias = Annotated[IdCursor, Depends(_cursor)]
 
 
+@published.get("/me")
+async def own_organization(core: CoreOf, by: ByPrincipal) -> OwnOrganization:
+    """The organization this credential is of."""
+    found = await organizations.get(core, by.organization_id)
+    return OwnOrganization(id=found.id, name=found.name)
+
+
 @published.post("/workspaces")
 async def create_workspace(core: CoreOf, by: ByAdmin, body: WorkspaceCreate) -> Workspace:
     """Make a workspace."""
@@ -52,9 +61,19 @@ async def create_workspace(core: CoreOf, by: ByAdmin, body: WorkspaceCreate) -> 
 
 
 @published.get("/workspaces")
-async def list_workspaces(core: CoreOf, by: ByMember, cursor: Cursor, *, include_archived: bool = False) -> WorkspacePage:
+async def list_workspaces(
+    core: CoreOf,
+    by: ByMember,
+    cursor: Cursor,
+    ids: Annotated[list[str] | None, Query(max_length=100)] = None,
+    *,
+    include_archived: bool = False,
+    include_default: bool = True,
+) -> WorkspacePage:
     """The organization's workspaces, newest first."""
-    page = await workspaces.list_page(core, by, cursor, include_archived=include_archived)
+    page = await workspaces.list_page(
+        core, by, cursor, only=ids, include_archived=include_archived, include_default=include_default
+    )
     return WorkspacePage(data=page.data, has_more=page.has_more, first_id=page.first_id, last_id=page.last_id)
 
 
@@ -65,7 +84,7 @@ async def get_workspace(core: CoreOf, by: ByMember, workspace_id: str) -> Worksp
 
 
 @published.post("/workspaces/{workspace_id}")
-async def update_workspace(core: CoreOf, by: ByAdmin, workspace_id: str, body: WorkspaceCreate) -> Workspace:
+async def update_workspace(core: CoreOf, by: ByAdmin, workspace_id: str, body: WorkspaceUpdate) -> Workspace:
     """Rename a workspace."""
     return await workspaces.rename(core, by, workspace_id, body.name)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import false, insert, select, update
 
 from penstock import ids
 from penstock.control.auth import keys, scopes
@@ -116,6 +116,8 @@ async def list_page(
         query = query.where(_t.c.revoked_at.is_(None), _t.c.disabled_at.is_not(None))
     elif status == "active":
         query = query.where(_t.c.revoked_at.is_(None), _t.c.disabled_at.is_(None))
+    elif status == "expired":
+        query = query.where(false())  # keys here end when somebody ends them
     async with core.database.read() as connection:
         return (await read_ids(connection, query, _t, cursor)).of(_api_key)
 

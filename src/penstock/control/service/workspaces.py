@@ -15,7 +15,7 @@ from penstock.control.storage.database import advance_feed
 from penstock.schema.organizations import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -57,19 +57,33 @@ async def get(core: Core, by: Principal, workspace_id: str) -> Workspace:
         return _workspace(await find(connection, by.organization_id, workspace_id))
 
 
-async def list_page(core: Core, by: Principal, cursor: IdCursor, *, include_archived: bool) -> IdPage[Workspace]:
-    """Newest first."""
+async def list_page(
+    core: Core,
+    by: Principal,
+    cursor: IdCursor,
+    *,
+    only: Sequence[str] | None = None,
+    include_archived: bool,
+    include_default: bool = True,
+) -> IdPage[Workspace]:
+    """Newest first; of `only` where they are given."""
     query = select(_t).where(_t.c.organization_id == by.organization_id)
+    if only is not None:
+        query = query.where(_t.c.id.in_(only))
+    if not include_default:
+        query = query.where(_t.c.is_default.is_(False))
     if not include_archived:
         query = query.where(_t.c.archived_at.is_(None))
     async with core.database.read() as connection:
         return (await read_ids(connection, query, _t, cursor)).of(_workspace)
 
 
-async def rename(core: Core, by: Principal, workspace_id: str, name: str) -> Workspace:
-    """Another name. Raises ApiError."""
+async def rename(core: Core, by: Principal, workspace_id: str, name: str | None) -> Workspace:
+    """Another name; None leaves it. Raises ApiError."""
     async with core.database.write() as connection:
         row = await find_live(connection, by.organization_id, workspace_id)
+        if name is None:
+            return _workspace(row)
         await connection.execute(update(_t).where(_t.c.id == workspace_id).values(name=name))
         await audit.record(core, connection, by, "workspace_updated", {"workspace_id": workspace_id, "name": name})
         return _workspace({**row, "name": name})
