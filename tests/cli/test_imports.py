@@ -1,0 +1,31 @@
+"""What a role does not need it does not import: a start is CPU, and a process's memory is its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ROOMS = {
+    "agent": ["penstock.cli.agent", "penstock.agent.config", "penstock.agent.server"],
+    "proxy": ["penstock.cli.roles", "penstock.proxy.config", "penstock.proxy.server"],
+    "edge": ["penstock.cli.roles", "penstock.edge.config", "penstock.edge.server"],
+    "control": ["penstock.cli.roles", "penstock.control.config", "penstock.control.server"],
+}
+_STORE = {"sqlalchemy", "aiosqlite", "alembic", "asyncpg"}
+_API = {"fastapi", "starlette", "uvicorn"}
+_NOBODYS = {"cel", "prompt_toolkit", "acme", "requests", "mcp", "anthropic"}
+STRANGERS = {
+    "agent": _NOBODYS | _STORE | _API | {"httpx2", "httptools", "jwt"},
+    "proxy": _NOBODYS | _STORE | _API | {"httpx2", "hpack"},
+    "edge": _NOBODYS | _STORE | _API | {"httptools", "jwt"},
+    "control": _NOBODYS | {"asyncpg", "hpack", "httptools"},
+}
+
+
+@pytest.mark.parametrize("role", ROOMS)
+def test_a_role_imports_nothing_that_only_others_need(role: str) -> None:
+    program = f"import sys, {', '.join(['penstock.cli.main', *ROOMS[role]])}; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert set(ended.stdout.split()) & STRANGERS[role] == set()
