@@ -310,6 +310,29 @@ async def test_what_waits_for_a_slow_reader_is_counted_until_it_is_read_or_gone(
         other.abort()
 
 
+class _GivesUp(asyncio.Protocol):
+    """Pauses and cuts in one breath, as a layer that finds a mistake behind a full writer does."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        self.stream = stream
+
+    def data_received(self, data: bytes) -> None:
+        self.stream.pause_reading()
+        self.stream.abort()
+
+
+async def test_nothing_is_counted_of_a_stream_that_pauses_and_is_cut_while_it_takes_a_chunk() -> None:
+    budget = WindowBudget(limit=65_536)
+    async with joined(budget=budget) as ends:
+        near, far = await ends.stream()
+        near.set_protocol(_GivesUp(near))
+        near.resume_reading()
+        gone = own(far)
+        far.write(b"a chunk")
+        await asyncio.wait_for(gone.lost, 5)
+        assert budget.used == 0
+
+
 async def test_what_waits_for_a_slow_link_is_counted_until_it_has_left() -> None:
     budget = WindowBudget(limit=65_536)
     async with joined(budget=budget) as ends:

@@ -145,9 +145,10 @@ class _Side(BoundedReader):
     # --- this side's transport --------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.other is not None:
+        other = self.other
+        if other is not None:
             self.moved += len(data)
-            self.other.write(data)
+            other.write(data)
 
     def pause_writing(self) -> None:
         if self.other is not None:

@@ -116,7 +116,7 @@ def refused(connection: Connection, data: bytes) -> int:
         (frame(F.HEADERS, END_HEADERS | PRIORITY, 1, b"four"), ErrorCode.FRAME_SIZE_ERROR),
         (head(1) + frame(F.DATA, PADDED, 1, b"\x02x"), ErrorCode.PROTOCOL_ERROR),
         (head(1) + frame(F.DATA, PADDED, 1), ErrorCode.PROTOCOL_ERROR),
-        (HEADER.pack(0, 16_385, 0, 0, 1), ErrorCode.FRAME_SIZE_ERROR),
+        (HEADER.pack(16_385 << 8, 0, 1), ErrorCode.FRAME_SIZE_ERROR),
     ],
 )
 def test_a_broken_rule_of_the_connection_ends_it(data: bytes, code: int) -> None:
@@ -254,7 +254,7 @@ def test_priority_unknown_frames_and_reserved_bits_are_ignored() -> None:
     connection = opened(agent())
     noise = frame(F.PRIORITY, 0, 1, b"fives") + frame(F.PRIORITY, 0, 77, b"fives") + frame(0x10, 0xFF, 1, b"extension")
     assert connection.receive_data(noise) == []
-    reserved = HEADER.pack(0, 1, 0, 0, 1 | 1 << 31) + b"x"
+    reserved = HEADER.pack(1 << 8, 0, 1 | 1 << 31) + b"x"
     assert connection.receive_data(reserved) == [DataReceived(1, b"x", 1, False)]
     assert not connection.has_data_to_send
 

@@ -8,8 +8,8 @@ from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-HEADER: Final = Struct(">BHBBL")
-"""Nine bytes: length in two pieces (24 bits have no format letter), type, flags, stream id."""
+HEADER: Final = Struct(">LBL")
+"""Nine bytes: length and type in one number (24 bits have no format letter), `length << 8 | type`; flags; stream id."""
 HEADER_SIZE: Final = 9
 WORD: Final = Struct(">L")
 SETTING: Final = Struct(">HL")
@@ -73,8 +73,7 @@ class SettingId(IntEnum):
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     """One whole frame."""
-    length = len(payload)
-    return HEADER.pack(length >> 16, length & 0xFFFF, kind, flags, stream_id) + payload
+    return HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def rst_stream(stream_id: int, code: int) -> bytes:

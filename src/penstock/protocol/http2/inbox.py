@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.http2.events import DataReceived, Event
-from penstock.protocol.http2.frames import END_STREAM, HEADER, HEADER_SIZE, ID_MASK, PADDED, PREFACE, ErrorCode, goaway
+from penstock.protocol.http2.frames import HEADER, HEADER_SIZE, ID_MASK, PREFACE, ErrorCode, goaway
 from penstock.protocol.http2.rules import judge
 from penstock.protocol.http2.settings import Role
 
@@ -23,7 +23,7 @@ _new = cast("Callable[[type[DataReceived], tuple[int, bytes, int, bool]], DataRe
 class Inbox:
     """Cuts the input into frames, however it was split; keeps at most one incomplete frame."""
 
-    __slots__ = ("_failure", "_half", "_ledger", "_limit", "_preface", "_rest")
+    __slots__ = ("_failure", "_half", "_ledger", "_limit", "_most", "_preface", "_rest")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -31,6 +31,7 @@ class Inbox:
         self._preface = b"" if ledger.role is Role.EDGE else PREFACE
         self._rest = bytearray()
         self._limit = ledger.settings.max_frame_size
+        self._most = self._limit << 8 | 0xFF  # of a header's first word, whatever the frame's type
         self._half = ledger.settings.connection_window // 2
 
     def receive(self, data: bytes) -> list[Event]:
@@ -82,33 +83,32 @@ class Inbox:
     def _parse(self, data: bytes, start: int, events: list[Event]) -> int:
         """All whole frames from `start` on; where the first incomplete one begins."""
         ledger = self._ledger
-        streams = ledger.streams
-        limit = self._limit
-        end = len(data)
+        streams, block = ledger.streams, ledger.block
+        most, end = self._most, len(data)
+        received = 0
         while end - start >= HEADER_SIZE:
-            high, low, kind, flags, stream_id = _unpack(data, start)
-            length = high << 16 | low
-            if length > limit:
+            word, flags, stream_id = _unpack(data, start)
+            if word > most:
                 raise _too_large()
+            length = word >> 8
             begin = start + HEADER_SIZE
             stop = begin + length
             if stop > end:
                 break
             start = stop
             # A stream is only readable after its head, hence after SETTINGS. All else about DATA is judged at leisure.
-            if kind == 0 and length and not flags & PADDED and ledger.block is None:
+            if word & 0xFF == 0 and not flags and block is None:
                 stream = streams.get(stream_id)
-                if stream is not None and stream.readable and (window := stream.window).credit >= length:
+                if stream is not None and stream.readable and (window := stream.window).credit >= length > 0:
                     window.credit -= length
-                    ledger.uncredited += length
-                    if ledger.uncredited >= self._half:
-                        ledger.credit_connection()
-                    ends = flags & END_STREAM != 0
-                    events.append(_new(DataReceived, (stream_id, data[begin:stop], length, ends)))
-                    if ends:
-                        ledger.received_end(stream)
+                    received += length
+                    events.append(_new(DataReceived, (stream_id, data[begin:stop], length, False)))
                     continue
-            judge(ledger, kind, flags, stream_id & ID_MASK, data[begin:stop], events)
+            judge(ledger, word & 0xFF, flags, stream_id & ID_MASK, data[begin:stop], events)
+            block = ledger.block
+        ledger.uncredited += received
+        if ledger.uncredited >= self._half:
+            ledger.credit_connection()
         return start
 
 

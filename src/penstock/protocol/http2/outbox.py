@@ -146,14 +146,17 @@ class Outbox:
         window = self.window
         room = _UNLIMITED if limit is None else limit
         turn = min(self._settings.turn, self._peer.max_frame_size)
+        add = parts.append
         while ring and window > 0 and room > 0:
             stream = ring.popleft()
-            size = min(turn, window, stream.send_window, stream.queued)
-            is_last = size == stream.queued
-            flags = END_STREAM if is_last and stream.ending and stream.trailers is None else 0
-            parts.append(_pack(size >> 16, size & 0xFFFF, 0, flags, stream.id))
+            size = stream.queued
+            is_last = size <= turn and size <= window and size <= stream.send_window
+            if not is_last:
+                size = min(turn, window, stream.send_window)
+            flags = END_STREAM if stream.ending and is_last and stream.trailers is None else 0
+            add(_pack(size << 8, flags, stream.id))  # DATA is type 0
             if is_last and len(stream.out) == 1 and not stream.offset:  # one small write, as nearly always
-                parts.append(stream.out.popleft())
+                add(stream.out.popleft())
                 stream.queued = 0
             else:
                 stream.take(size, parts)
