@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench import report
-from bench.cost import cost_a_gib, cost_a_request
+from bench.cost import cost_a_gib, cost_a_request, cost_at_a_pace
 from bench.latency import beside_bulk, far_away, first_events
 from bench.load import full_load, paced_load, post
 from bench.memory import idle_streams
@@ -45,6 +45,10 @@ async def measure(folder: Path, peers: dict[str, Path], requests: int, rounds: i
     async with ways(folder / "main", peers) as (all_ways, programs):
         found.programs = programs.versions()
         found.cpu = await cost_a_request(all_ways.values(), connections=CONNECTIONS, requests=requests, rounds=rounds)
+        alike = [all_ways[name] for name in ("chain", "link", "chisel", "frp") if name in all_ways]
+        found.cpu_at_a_pace = await cost_at_a_pace(
+            alike, connections=CONNECTIONS, rate=report.PACE, seconds=requests / report.PACE, rounds=rounds
+        )
         bulky = [all_ways[name] for name in ("proxy", "chain", "haproxy") if name in all_ways]
         found.bulk = await cost_a_gib(bulky, downloads=8, rounds=rounds)
         streaming = [all_ways[name] for name in STREAMING if name in all_ways]

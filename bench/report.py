@@ -26,6 +26,8 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 # KiB a stream: idle, and ten seconds after a burst. The proxy's is with callers' certificates.
 MEMORY_TARGETS = {"edge": 44, "agent": 8, "proxy": 68}
 BURST_FACTOR = 1.5
+PACE = 1500
+"""Requests a second that every way carries on a machine of two cores."""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Findings:
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     programs: dict[str, str] = field(default_factory=dict)
     cpu: Costs = field(default_factory=dict)
+    cpu_at_a_pace: Costs = field(default_factory=dict)
     bulk: Costs = field(default_factory=dict)
     first_events: dict[str, list[float]] = field(default_factory=dict)
     full: dict[str, Result] = field(default_factory=dict)
@@ -94,6 +97,10 @@ def _ratios(found: Findings) -> Iterator[str]:
     ):
         one = sum(found.cpu[ours[0]][hop] for hop in ours[1:])
         yield _ratio(name, one, _of(found.cpu, way, theirs), target, scale=1e6, unit="µs a request", peer=way)
+    for peer, target in (("chisel", 1.0), ("frp", 0.8)):
+        name = f"edge + agent, both at {PACE:,} a second : {peer}'s two ends"
+        one = sum(found.cpu_at_a_pace["chain"][hop] for hop in ("edge", "agent"))
+        yield _ratio(name, one, _of(found.cpu_at_a_pace, peer, ""), target, scale=1e6, unit="µs a request", peer=peer)
     one = found.bulk["proxy"]["proxy"]
     yield _ratio("download, proxy : haproxy", one, _of(found.bulk, "haproxy", ""), 2.0, scale=1, unit="s a GiB", peer="haproxy")
 
