@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import httpx2
 import psutil
 from tests.support.chain import Chain
 
@@ -17,6 +18,7 @@ from bench.upstream import BURST
 from bench.ways import tunnelled
 from penstock.client.streams import TunnelStreams
 from penstock.net.loop import raise_descriptor_limit
+from penstock.telemetry.metrics import GC_PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,6 +39,8 @@ class Memory:
     streams: int
     idle: dict[str, float]
     after_burst: dict[str, float]
+    pauses: dict[str, float]
+    """Seconds of each hop's longest garbage collection."""
 
 
 class Idle(asyncio.Protocol):
@@ -78,6 +82,7 @@ async def idle_streams(folder: Path, upstream: int, *, count: int) -> Memory:
             await until(lambda: all(stream.received > BURST for stream in idle))
             await asyncio.sleep(SETTLE_SECONDS)
             after = resident(processes)
+            pauses = await longest_pauses(chain)
             for stream in idle:
                 if stream.transport is not None:
                     stream.transport.abort()
@@ -87,7 +92,15 @@ async def idle_streams(folder: Path, upstream: int, *, count: int) -> Memory:
         count,
         {hop: (at_rest[hop] - before[hop]) / count / 1024 for hop in HOPS},
         {hop: (after[hop] - before[hop]) / count / 1024 for hop in HOPS},
+        pauses,
     )
+
+
+async def longest_pauses(chain: Chain) -> dict[str, float]:
+    ports = {"edge": chain.ports.edge_admin, "agent": chain.ports.agent_metrics, "proxy": chain.ports.proxy_admin}
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        pages = {hop: (await client.get(f"http://{port}/metrics")).text for hop, port in ports.items()}
+    return {hop: float(page.partition(f"\n{GC_PAUSE} ")[2].split()[0]) for hop, page in pages.items()}
 
 
 async def open_all(way: Way, count: int) -> list[Idle]:

@@ -178,6 +178,9 @@ def _memory(found: Findings) -> Iterator[str]:
     for hop, target in MEMORY_TARGETS.items():
         after = f"{memory.after_burst[hop]:.0f} KiB | ≤ {target * BURST_FACTOR:.0f} KiB"
         yield f"| {hop} | {memory.idle[hop]:.0f} KiB | ≤ {target} KiB | {after} |"
+    yield ""
+    pauses = ", ".join(f"{hop} {seconds * 1e3:.0f} ms" for hop, seconds in memory.pauses.items())
+    yield f"Longest garbage collection of each process meanwhile: {pauses}."
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from penstock.telemetry.pauses import PAUSES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,6 +42,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 10, _NEVER)
+    PAUSES.watch()
 
 
 async def tend(interval: float = _INTERVAL, look: float = _LOOK) -> None:

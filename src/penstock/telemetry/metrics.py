@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from penstock.telemetry.health import Page, Render
+from penstock.telemetry.pauses import PAUSES
+
+GC_PAUSE = "penstock_gc_pause_max_seconds"
 
 
 def new_registry() -> CollectorRegistry:
@@ -14,6 +17,8 @@ def new_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
+    longest = Gauge(GC_PAUSE, "The longest garbage collection since the role has started", registry=registry)
+    longest.set_function(lambda: PAUSES.longest)
     return registry
 
 
