@@ -61,7 +61,8 @@ class Upstream:
                 self.left.set()
                 return
         headers = [(b"x-upstream", self.name.encode()), (b"x-method", scope["method"].encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        of_another = scope["path"].startswith("/session-of-") and not scope["path"].endswith(self.name)
+        await send({"type": "http.response.start", "status": 404 if of_another else 200, "headers": headers})
         await send({"type": "http.response.body", "body": body or self.name.encode()})
 
 
@@ -257,3 +258,6 @@ async def test_all_streams_of_one_transport_stay_on_one_replica_while_it_lives(t
                 await asyncio.sleep(0.01)
         answers = await asyncio.gather(*(on["b"].get(url) for _ in range(20)))
         assert {answer.text for answer in answers} == {"a"}  # its replica is gone: it moves on, to the one that is left
+        lost = await on["b"].get(url + "session-of-b")
+        assert (lost.status_code, lost.headers["x-upstream"]) == (404, "a")  # the server's own word, as it said it
+        assert "penstock-error" not in lost.headers

@@ -42,7 +42,10 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it ended meanwhile
+        return ""
 
 
 async def links(chain: Chain) -> list[float]:
@@ -87,6 +90,19 @@ async def test_both_workers_serve_and_a_killed_one_is_replaced_while_the_other_s
             await asyncio.sleep(0.1)
     assert before[1] in after
     assert {await call(chain) for _ in range(12)} == {404}
+
+
+async def test_workers_whose_first_process_is_killed_stop_by_themselves(tmp_path: Path) -> None:
+    async with Chain(tmp_path, {"echo": "http://127.0.0.1:9"}, edge_settings={"workers": 2}) as chain:
+        workers = children(chain.roles["edge"].process.pid)
+        assert len(workers) == 2
+        chain.roles["edge"].process.kill()
+        async with asyncio.timeout(30):
+            while any("penstock" in command_line(pid) for pid in workers if Path(f"/proc/{pid}").exists()):
+                await asyncio.sleep(0.1)
+        said = chain.roles["edge"].said()
+        assert "the process that started this worker is gone" in said
+        assert "Traceback" not in said
 
 
 async def test_one_signal_stops_all_of_them(chain: Chain) -> None:

@@ -114,19 +114,19 @@ async def test_a_limit_of_open_files_is_a_limit_of_callers_and_links(site: Site,
 
     def system(most: int) -> int:
         wanted.append(most)
-        return 70
+        return 71
 
     monkeypatch.setattr("penstock.edge.files.raise_descriptor_limit", system)
     with capture_logs() as lines:
-        async with Origin(Echo) as origin, site.edge(limits={**QUICK, "callers": 20, "links": 20}) as edge:
-            assert wanted == [2 * 20 + 20 + 64]
+        async with Origin(Echo) as origin, site.edge(limits={**QUICK, "callers": 20, "links": 20, "arriving": 4}) as edge:
+            assert wanted == [2 * 20 + 20 + 4 + 64]
             async with site.agent(edge, url=origin.url, links=1):
                 streams = [(await site.open(edge))[0] for _ in range(2)]
                 assert (await refusal(site, edge))[:2] == (429, "rate_limited")
                 for stream in streams:
                     await stream.aclose()
     (said,) = [line for line in lines if line["event"] == "streams limited by open files"]
-    assert (said["callers"], said["links"], said["files"]) == (2, 2, 70)
+    assert (said["callers"], said["links"], said["arriving"], said["files"]) == (2, 2, 1, 71)
 
 
 # --- which agent ------------------------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ import contextlib
 import ssl
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from tests.support import ca
 from tests.support.ca import HOST
-from tests.support.rawagent import raw_agent
+from tests.support.rawagent import CONNECTOR, accept, raw_agent
 from tests.support.site import TUNNEL_ID, Echo, Origin, caller_record, until
 
 from penstock.edge.presence import Presence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+CONNECTOR_ID = str(UUID(bytes=CONNECTOR)).encode()
 QUICK = {"feed_wait_seconds": 0.05, "stop_seconds": 0.1}
 
 
@@ -175,6 +177,40 @@ async def test_an_edge_without_the_tunnel_passes_the_stream_to_the_one_that_hold
     assert seen.isdisjoint({b"penstock-hop", b"penstock-caller"})  # between edges only
 
 
+async def test_the_replica_asked_for_serves_from_another_edge_and_once_it_is_lost_one_that_is_here_does(site: Site) -> None:
+    async with cluster(site) as (holder, other), raw_agent(site, holder) as asked, raw_agent(site, other) as near:
+        await asked.register()
+        await near.register(client_id=b"another-agent-16")
+        asking = asyncio.gather(site.ask(other, headers=[(b"penstock-replica", CONNECTOR_ID)]))
+        stream = await asked.streams.get()
+        accept(stream)
+        ((response, transport),) = await asking
+        assert (response.header(b"penstock-replica"), response.header(b"penstock-edge")) == (CONNECTOR_ID, b"edge-1")
+        assert not {name for name, _ in stream.headers} & {b"penstock-hop", b"penstock-hop-replica", b"penstock-replica"}
+        transport.abort()
+
+        asked.link.abort()
+        await until(lambda: holder.sessions.registered == 0)
+        asking = asyncio.gather(site.ask(other, headers=[(b"penstock-replica", CONNECTOR_ID)]))
+        accept(await near.streams.get())
+        ((response, transport),) = await asking
+        assert response.header(b"penstock-replica") not in {None, CONNECTOR_ID}
+        assert response.header(b"penstock-edge") is None
+        transport.abort()
+
+
+async def test_an_edge_asked_for_a_replica_by_another_edge_offers_no_other(site: Site) -> None:
+    async with cluster(site) as (holder, _), raw_agent(site, holder) as agent:
+        await agent.register()
+        only = ((b"penstock-hop-replica", b"only"), (b"penstock-replica", b"somebody else"))
+        response = await ask_as(pair_of(site, "edge-2"), site, holder, *on_behalf(site.caller), *only)
+        assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+        asking = asyncio.gather(site.ask(holder, headers=list(only)))  # a caller's own mark counts for nothing
+        accept(await agent.streams.get())
+        ((response, _),) = await asking
+        assert response.status == 101
+
+
 async def test_a_caller_revoked_at_either_edge_is_cut(site: Site) -> None:
     async with Origin(Echo) as origin, cluster(site) as (holder, other), site.agent(holder, url=origin.url, links=1):
         for edge in (holder, other):
@@ -283,6 +319,16 @@ async def test_a_worker_hands_the_stream_to_the_one_that_holds_the_link(site: Si
         assert await read(stream, 5) == b"hello"
         assert (first.ingress.live, second.ingress.live) == (1, 1)
         await stream.aclose()
+
+
+async def test_the_replica_asked_for_serves_from_another_worker(site: Site) -> None:
+    async with workers(site) as (first, second), raw_agent(site, first) as asked, raw_agent(site, second) as near:
+        await asked.register()
+        await near.register(client_id=b"another-agent-16")
+        asking = asyncio.gather(site.ask(second, headers=[(b"penstock-replica", CONNECTOR_ID)]))
+        accept(await asked.streams.get())
+        ((response, _),) = await asking
+        assert response.header(b"penstock-replica") == CONNECTOR_ID
 
 
 async def test_a_worker_takes_streams_on_behalf_of_callers_only_and_hands_none_on(site: Site) -> None:

@@ -80,12 +80,14 @@ def _edge(
     try:
         from penstock.edge.config import EdgeConfig  # noqa: PLC0415 - only when asked for
         from penstock.edge.server import Edge  # noqa: PLC0415
-        from penstock.edge.workers import Workers  # noqa: PLC0415
+        from penstock.edge.workers import Worker, Workers  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         missing_extra("edge", exc)
 
     def make(settings: EdgeConfig) -> Role:
-        if settings.workers == 1 or settings.is_worker:
+        if settings.is_worker:
+            return Worker(settings)
+        if settings.workers == 1:
             return Edge(settings)
         given = {"--config": config, "--log-level": log_level}
         arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]

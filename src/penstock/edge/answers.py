@@ -28,7 +28,15 @@ _OF_ONE_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _FRAMING: Final = _OF_ONE_HOP | {b"content-length"}
-_OF_REQUEST: Final = _OF_ONE_HOP | {b"host", b"content-length", b"expect", metadata.REPLICA, metadata.HOP, metadata.CALLER}
+_OF_REQUEST: Final = _OF_ONE_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    metadata.REPLICA,
+    metadata.HOP,
+    metadata.HOP_REPLICA,
+    metadata.CALLER,
+}
 _OF_RESPONSE: Final = _OF_ONE_HOP | {b"content-length", metadata.REPLICA, metadata.LINK, metadata.EDGE}
 
 

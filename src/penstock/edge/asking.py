@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.errors import IdentityError, TunnelError, TunnelErrorCode
-from penstock.protocol.metadata import CALLER, HOP, HOP_EDGE, HOP_WORKER
+from penstock.protocol.metadata import CALLER, HOP, HOP_EDGE, HOP_REPLICA, HOP_WORKER
 from penstock.tls import certs
 from penstock.tls.names import CallerIdentity, caller_identity, edge_label
 
@@ -26,12 +26,14 @@ class Asked:
     """On whose behalf a stream is asked for.
 
     certificate: the caller's (DER). hop: what passed it on, None for nobody; hop_serial: of its certificate, an edge's.
+    replica_only: who passed it on wants that replica or nobody.
     """
 
     identity: CallerIdentity
     certificate: bytes
     hop: bytes | None = None
     hop_serial: str | None = None
+    replica_only: bool = False
 
 
 def presented(request: UpgradeRequest) -> bytes:
@@ -79,7 +81,7 @@ def _on_behalf(
         der = base64.b64decode(request.header(CALLER) or b"", validate=True)
         if not certs.is_issued_by(certs.load_certificate(der), callers_ca):
             raise _forbidden("the certificate that was passed on is of no caller CA")
-        return Asked(caller_identity(der), der, hop, hop_serial)
+        return Asked(caller_identity(der), der, hop, hop_serial, request.header(HOP_REPLICA) is not None)
     except (binascii.Error, IdentityError) as exc:
         raise _forbidden("the certificate that was passed on is no caller's") from exc
 

@@ -1,4 +1,4 @@
-"""How many callers and links the open files allow that the system gives this process."""
+"""How many callers, links and connections that arrive the open files allow that the system gives this process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ _A_CALLER: Final = 2  # its own connection, and another where its stream is pass
 
 def limits_that_hold(limits: EdgeLimits, log: FilteringBoundLogger) -> EdgeLimits:
     """The limits, or lower ones where the files do not suffice: who is refused is told, EMFILE tells nobody."""
-    wanted = limits.links + limits.callers * _A_CALLER
+    wanted = limits.links + limits.callers * _A_CALLER + limits.arriving
     files = raise_descriptor_limit(wanted + _OWN_FILES)
-    given = max(files - _OWN_FILES, _A_CALLER + 1)
+    given = max(files - _OWN_FILES, _A_CALLER + 2)
     if given >= wanted:
         return limits
     links = max(limits.links * given // wanted, 1)
-    callers = max((given - links) // _A_CALLER, 1)
+    arriving = max(limits.arriving * given // wanted, 1)
+    callers = max((given - links - arriving) // _A_CALLER, 1)
     say = log.warning if callers < _FEW else log.info
     say(
         "streams limited by open files",
         callers=callers,
         links=links,
+        arriving=arriving,
         files=files,
         hint="raise it with ulimit -n or LimitNOFILE",
     )
-    return limits.model_copy(update={"callers": callers, "links": links})
+    return limits.model_copy(update={"callers": callers, "links": links, "arriving": arriving})

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from penstock.edge.config import EdgeLimits
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
-    from penstock.edge.peers import Peers
+    from penstock.edge.peers import PassedOn, Peers
     from penstock.edge.sessions import Sessions
     from penstock.edge.sources import Sources
     from penstock.net.arrivals import Arrivals
@@ -165,6 +165,14 @@ class Ingress:
 
     async def _carry(self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat) -> bool:
         """Whether the stream is being relayed; else whoever stands behind refused it. Raises TunnelError."""
+        if not self._opening.has_replica(admission, request):
+            passed = await self._peers.open(
+                request, asked, UUID(admission.tunnel.wire_id), self._feed.directory, replica_only=True
+            )
+            if passed is not None:
+                return self._passed_on(asked, request, seat, passed)
+            if asked.replica_only:
+                raise unavailable("no link of the replica asked for is here")
         try:
             opened = await self._opening.open(admission, request, may_lose=_MAY_LOSE if asked.hop is None else 1)
         except NoLinkError as none:
@@ -238,6 +246,9 @@ class Ingress:
         passed = await self._peers.open(request, asked, UUID(admission.tunnel.wire_id), self._feed.directory)
         if passed is None:
             raise none
+        return self._passed_on(asked, request, seat, passed)
+
+    def _passed_on(self, asked: Asked, request: UpgradeRequest, seat: Seat, passed: PassedOn) -> bool:
         answer = passed.response
         if answer.status != SWITCHING_PROTOCOLS:
             self._answer(request, refusal_of(answer.status, answer.headers, answer.body))

@@ -68,6 +68,13 @@ class Opening:
         self._sessions = sessions
         self._limits = limits
 
+    def has_replica(self, admission: Admission, request: UpgradeRequest) -> bool:
+        """Whether the stream may begin on a link here: the replica asked for has one that is open, or none is asked for."""
+        if (replica := _replica(request)) is None:
+            return True
+        links = self._sessions.links_of(UUID(admission.tunnel.wire_id))
+        return any(session.is_open and session.connector_id == replica for session in links)
+
     async def open(self, admission: Admission, request: UpgradeRequest, *, may_lose: int) -> Opened:
         """A stream that an agent answered on, whatever it answered. NoLinkError, or TunnelError where an agent failed.
 
@@ -75,8 +82,7 @@ class Opening:
         But if it was this head that ended a link, each try would cut all streams of another: it may cost `may_lose` links.
         """
         head = stream_request(admission.host, request.path, request.headers)
-        asked = request.header(REPLICA)
-        replica = asked.decode("ascii", "replace") if asked is not None else None
+        replica = _replica(request)
         tunnel_id = UUID(admission.tunnel.wire_id)
         tried: list[AgentSession] = []
         while (session := choose(self._sessions.links_of(tunnel_id), replica=replica, tried=tried)) is not None:
@@ -120,6 +126,11 @@ class Opening:
             return NoLinkError(TunnelErrorCode.RATE_LIMITED, public, detail=detail, retry_after=RETRY_AFTER)
         public = "no agent of this tunnel takes streams now"
         return NoLinkError(TunnelErrorCode.AGENT_UNAVAILABLE, public, detail=detail, retry_after=RETRY_AFTER)
+
+
+def _replica(request: UpgradeRequest) -> str | None:
+    asked = request.header(REPLICA)
+    return asked.decode("ascii", "replace") if asked is not None else None
 
 
 def unavailable(public: str, *, detail: str | None = None) -> TunnelError:

@@ -24,7 +24,7 @@ from penstock.net.upgrade import request_upgrade
 from penstock.protocol import events
 from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.events import Event
-from penstock.protocol.metadata import CALLER, ERROR, EVENT, HOP, HOP_EDGE, HOP_WORKER, LINK
+from penstock.protocol.metadata import CALLER, ERROR, EVENT, HOP, HOP_EDGE, HOP_REPLICA, HOP_WORKER, LINK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 
     from penstock.edge.asking import Asked
     from penstock.edge.directory import Directory
+    from penstock.net.link.stream import Headers
     from penstock.net.upgrade import UpgradeRequest, UpgradeResponse
     from penstock.schema.edges import EdgeRecord
     from penstock.tls.contexts import TLSContext
 
 _SHUN: Final = 3.0  # seconds an edge that did not answer is left alone: a lease may outlive its edge by ten
 _DIAL_SECONDS: Final = 2.0  # edges of one platform are near each other, and the caller waits
+_REPLICA_SECONDS: Final = 2.0  # for the replica asked for: then another is chosen, and the server says what it does not know
 _TRY_ANOTHER: Final = {TunnelErrorCode.AGENT_UNAVAILABLE.value.encode(), TunnelErrorCode.RATE_LIMITED.value.encode()}
 
 
@@ -74,23 +76,31 @@ class Peers:
         self._context = context
         self._shunned: dict[str, float] = {}
 
-    async def open(self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory) -> PassedOn | None:
-        """The answer of the first that has the tunnel; None when nobody does, all of them within the time that one may take."""
+    async def open(
+        self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory, *, replica_only: bool = False
+    ) -> PassedOn | None:
+        """The answer of the first that has the tunnel; None when nobody does, all of them within the time that one may take.
+
+        `replica_only`: of the first that has the replica asked for, which is worth less waiting, as any other will do.
+        """
         try:
-            async with asyncio.timeout(self._open_seconds):
-                return await self._first(request, asked, tunnel_id, directory)
+            async with asyncio.timeout(min(self._open_seconds, _REPLICA_SECONDS) if replica_only else self._open_seconds):
+                return await self._first(
+                    request, _marked(request, asked, replica_only=replica_only), asked, tunnel_id, directory
+                )
         except TimeoutError:
             return None
 
-    async def _first(self, request: UpgradeRequest, asked: Asked, tunnel_id: UUID, directory: Directory) -> PassedOn | None:
-        hop, caller = asked.hop, asked.certificate
-        if hop != HOP_WORKER:
+    async def _first(
+        self, request: UpgradeRequest, headers: Headers, asked: Asked, tunnel_id: UUID, directory: Directory
+    ) -> PassedOn | None:
+        if asked.hop != HOP_WORKER:
             for path in self._siblings():
-                if (answer := await self._ask_worker(path, request, caller)) is not None:
+                if (answer := await self._ask_worker(path, request, headers)) is not None:
                     return answer
-        if hop is None:
+        if asked.hop is None:
             for edge in self._edges(tunnel_id, directory):
-                if (answer := await self._ask_edge(edge, request, caller)) is not None:
+                if (answer := await self._ask_edge(edge, request, headers)) is not None:
                     return answer
         return None
 
@@ -110,14 +120,14 @@ class Peers:
         random.shuffle(found)  # spreads load, keeps no secret
         return found
 
-    async def _ask_worker(self, path: Path, request: UpgradeRequest, caller: bytes) -> PassedOn | None:
+    async def _ask_worker(self, path: Path, request: UpgradeRequest, headers: Headers) -> PassedOn | None:
         try:
             transport = await dial_unix(path, timeout=_DIAL_SECONDS)
         except UnavailableError:
             return None
-        return await self._ask(transport, request, caller, HOP_WORKER, self._name)
+        return await self._ask(transport, request, [*headers, (HOP, HOP_WORKER)], self._name)
 
-    async def _ask_edge(self, edge: EdgeRecord, request: UpgradeRequest, caller: bytes) -> PassedOn | None:
+    async def _ask_edge(self, edge: EdgeRecord, request: UpgradeRequest, headers: Headers) -> PassedOn | None:
         context = self._context()
         if context is None:
             return None
@@ -128,13 +138,9 @@ class Peers:
         except (PenstockError, ssl.SSLError):
             self._shunned[edge.name] = asyncio.get_running_loop().time() + _SHUN
             return None
-        return await self._ask(transport, request, caller, HOP_EDGE, edge.name)
+        return await self._ask(transport, request, [*headers, (HOP, HOP_EDGE)], edge.name)
 
-    async def _ask(
-        self, transport: asyncio.Transport, request: UpgradeRequest, caller: bytes, hop: bytes, by: str
-    ) -> PassedOn | None:
-        headers = [(name, value) for name, value in request.headers if name not in {HOP, CALLER}]
-        headers += [(HOP, hop), (CALLER, base64.b64encode(caller))]
+    async def _ask(self, transport: asyncio.Transport, request: UpgradeRequest, headers: Headers, by: str) -> PassedOn | None:
         try:
             response = await request_upgrade(
                 transport, host=request.host, path=request.path, headers=headers, timeout=self._open_seconds
@@ -145,6 +151,12 @@ class Peers:
             # With a link's name, the head was lost with that link and is not to be tried again.
             return None
         return PassedOn(transport, response, by)
+
+
+def _marked(request: UpgradeRequest, asked: Asked, *, replica_only: bool) -> Headers:
+    """The request's own headers and the caller's certificate; marks of a hop are ours alone to make."""
+    headers = [(name, value) for name, value in request.headers if name not in {HOP, HOP_REPLICA, CALLER}]
+    return [*headers, (CALLER, base64.b64encode(asked.certificate)), *([(HOP_REPLICA, b"only")] if replica_only else [])]
 
 
 async def _tell(path: Path, event: Event, serials: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 The kernel deals connections out among them, and a stream whose link is at another worker is handed over on a Unix socket. Each
 is an edge with a lease of its own; what they share is the identity and the last snapshot on disk, which the first keeps fresh.
+
+Each reads from a pipe of which this process alone holds the other end: however this one ends, killed too, they stop.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import stat
 import time
 from asyncio.subprocess import Process, create_subprocess_exec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from penstock.config.types import HostPort
 from penstock.edge.feed import Feed
 from penstock.edge.follow import Follower
+from penstock.edge.server import Edge
 from penstock.edge.state import EdgeState
 from penstock.errors import PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
@@ -39,6 +43,40 @@ class WorkerFailedError(PenstockError):
     """A worker ended before it served; what it printed says why."""
 
 
+class OrphanedError(PenstockError):
+    """The process that started this worker is gone."""
+
+
+class Worker(Edge):
+    """One of them, as the process that it is."""
+
+    async def until_failed(self) -> NoReturn:
+        """Raises OrphanedError once the first process is gone: nobody would ever stop this one, and it holds the ports."""
+        loop = asyncio.get_running_loop()
+        gone = loop.create_future()
+        if stat.S_ISFIFO(os.fstat(0).st_mode):  # else it was started by hand
+            with os.fdopen(os.dup(0), "rb", buffering=0) as pipe:
+                transport, _ = await loop.connect_read_pipe(lambda: _Alive(gone), pipe)
+                try:
+                    await gone
+                finally:
+                    transport.close()
+        else:
+            await gone
+        raise OrphanedError("the process that started this worker is gone", hint="start the edge again")
+
+
+class _Alive(asyncio.Protocol):
+    """Nothing is ever written to it: all it can tell is its end."""
+
+    def __init__(self, gone: asyncio.Future[None]) -> None:
+        self._gone = gone
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+
 class Workers:
     """All workers of one edge. `command` starts one; which, and of how many, it reads from its environment."""
 
@@ -49,6 +87,7 @@ class Workers:
         self._tasks = Tasks()
         self._running: dict[int, Process] = {}
         self._stopping = False
+        self._alive: tuple[int, int] | None = None  # a pipe: what workers read from, and what ends with this process
 
     async def start(self) -> None:
         """Enrol if need be, once for all of them, and start them; returns when all serve."""
@@ -61,6 +100,7 @@ class Workers:
             )
         finally:
             await follower.aclose()
+        self._alive = os.pipe()
         for number in range(config.workers):
             await self._launch(number)
         for number in range(config.workers):
@@ -86,13 +126,18 @@ class Workers:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
+        ends, self._alive = self._alive, None
+        for end in ends or ():
+            os.close(end)
 
     async def _launch(self, number: int) -> None:
         admin = self._config.admin_addr
         variables = {"PENSTOCK_EDGE_WORKERS": str(self._config.workers), "PENSTOCK_EDGE_WORKER": str(number)}
         if admin is not None:
             variables["PENSTOCK_EDGE_ADMIN_ADDR"] = f'"{HostPort(admin.host, admin.port + number)}"'
-        self._running[number] = await create_subprocess_exec(*self._command, env={**os.environ, **variables})
+        self._running[number] = await create_subprocess_exec(
+            *self._command, env={**os.environ, **variables}, stdin=self._alive[0] if self._alive is not None else None
+        )
 
     async def _until_serving(self, number: int) -> None:
         """Its socket comes last, when its ports are bound."""
