@@ -35,6 +35,12 @@ MATRIX: dict[str, Document] = {
         "agent": {"image": "cloudflare/cloudflared:2026.8.2"},
         "edge": {"addresses": ["edge-1.example.com:7844", "edge-1.example.com:7844"], "caSecretName": "edge-ca"},
     },
+    "a stock agent beside setup": {
+        "api": API,
+        "gateway": ROUTES,
+        "agent": {"image": "cloudflare/cloudflared:2026.8.2"},
+        "edge": {"addresses": ["edge-1.example.com:7844"] * 4},
+    },
     "everything closed": {
         "api": {**API, "caSecretName": "api-ca"},
         "gateway": ROUTES,
@@ -116,6 +122,17 @@ def test_pods_see_no_more_of_the_secret_than_they_need(engine: Engine) -> None:
     [tls] = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
     assert {item["key"] for item in tls["items"]} == {"tls.crt", "tls.key", "callers-ca.crt"}
     assert pod["automountServiceAccountToken"] is False
+
+
+def test_a_stock_agent_trusts_the_edges_that_setup_wrote_down_unless_told_of_others(engine: Engine) -> None:
+    def trusted(values: Document) -> list[Document]:
+        volumes = engine.one(values, "Deployment", "mcp-tunnel")["spec"]["template"]["spec"]["volumes"]
+        return [volume["secret"] for volume in volumes if volume["name"] == "edge-ca"]
+
+    item = {"key": "edge-ca.crt", "path": "ca.crt"}
+    assert trusted(MATRIX["managed"]) == []
+    assert trusted(MATRIX["a stock agent beside setup"]) == [{"secretName": "mcp-tunnel", "items": [item]}]
+    assert trusted(MATRIX["a stock agent"]) == [{"secretName": "edge-ca", "items": [{**item, "key": "ca.crt"}]}]
 
 
 def test_setup_and_renewal_may_touch_one_secret(engine: Engine) -> None:

@@ -15,7 +15,14 @@ from tests.docs.pages import commands
 from tests.support import compose, network_policy
 from tests.support.compose import until
 from tests.support.kubernetes_node import node
-from tests.support.kubernetes_sides import NAMESPACE, PRIVATE, RELEASE, Sides, prepare_private_side, start_platform
+from tests.support.kubernetes_sides import (
+    NAMESPACE,
+    PRIVATE,
+    RELEASE,
+    Sides,
+    prepare_private_side,
+    start_platform,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +59,11 @@ def test_a_hook_that_failed_is_left_with_its_reason_and_the_guide_says_how_to_be
 
 
 def test_a_tool_is_called_through_the_pods(sides: Sides) -> None:
-    said = sides.shell(commands(PRIVATE, "sample"), PENSTOCK_API_KEY=sides.key)
-    assert "Hello, world!" in said
-    assert sides.call("gone").startswith("Hello, node!")
+    def says() -> str:
+        return sides.shell(commands(PRIVATE, "sample"), check=False, PENSTOCK_API_KEY=sides.key)
+
+    until(lambda: "Hello, world!" in says(), "answering as the guide says", 180)  # pods have the least share of a busy machine
+    sides.answers("gone")
     assert len(sides.stack()) == 2
 
 
@@ -70,7 +79,7 @@ def test_an_upgrade_without_a_route_takes_it_away(sides: Sides) -> None:
     sides.values(PRIVATE, api=sides.api)
     sides.shell(commands(PRIVATE, "upgrade"))
     until(lambda: "No route configured for host" in sides.call("gone"), "gone: the route")
-    assert "Hello, node!" in sides.call()
+    sides.answers()
     assert sides.node.secret(NAMESPACE, RELEASE) == before  # the hook did not run
 
 
@@ -80,7 +89,7 @@ def test_a_forced_rotation_rolls_the_pods_in_the_same_upgrade(sides: Sides) -> N
     sides.shell(commands(PRIVATE, "rotate"))
     assert sides.node.secret(NAMESPACE, RELEASE)["tunnel-token"] != token
     assert not ids(sides.stack()) & before
-    assert "Hello, node!" in sides.call()  # the old token opens no new link, so these pods have the new one
+    sides.answers()  # the old token opens no new link, so these pods have the new one
 
 
 def test_the_policies_let_pass_what_a_tunnel_needs_and_nothing_else(sides: Sides) -> None:
@@ -113,7 +122,7 @@ def test_the_policies_let_pass_what_a_tunnel_needs_and_nothing_else(sides: Sides
         assert sides.reached(monitor, (own, 8081), (own, 20241), (own, 8080)) == [True, True, False]
         assert sides.reached(stranger, (own, 8081), (own, 20241), (own, 8080)) == [False, False, False]
         assert sides.reached(edge, ("penstock-control", 443), ("postgres.database.svc", 5432)) == [True, False]
-        assert "Hello, node!" in sides.call()
+        sides.answers()
         assert ids(sides.stack()) == ids([one, another])
     assert sides.reached(stranger, (own, 8080)) == [True]  # it was the policy
     sides.node.kubectl("-n", NAMESPACE, "delete", "pod", "idle", "--now")
@@ -129,7 +138,7 @@ def test_a_renewed_certificate_is_taken_up_by_the_pods_that_run(sides: Sides) ->
     after = sides.stack()
     assert ids(after) == ids(before)
     assert all(status["restartCount"] == 0 for pod in after for status in pod["status"]["containerStatuses"])
-    assert "Hello, node!" in sides.call()
+    sides.answers()
 
 
 def test_what_is_uninstalled_leaves_the_secret_and_then_nothing(sides: Sides) -> None:
@@ -145,9 +154,9 @@ def ids(pods: list[dict[str, Any]]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
 
 
-def left(sides: Sides) -> set[str]:
-    """Everything in the release's namespace but what Kubernetes puts into each."""
+def left(sides: Sides, namespace: str = NAMESPACE) -> set[str]:
+    """Everything in a namespace but what Kubernetes puts into each."""
     kinds = sides.node.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
-    listed = sides.node.kubectl("-n", NAMESPACE, "get", ",".join(kind for kind in kinds if "events" not in kind), "-o", "name")
+    listed = sides.node.kubectl("-n", namespace, "get", ",".join(kind for kind in kinds if "events" not in kind), "-o", "name")
     own = ("default", "kube-root-ca.crt")
     return {name for name in listed.split() if not name.partition("/")[2].startswith(own)}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PAUSE = "penstock-test-pause"
 _NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "10.96.0.1")
+_WAIT = "trap exit TERM; sleep infinity & wait"
 _NODE = "localhost"
 _SECONDS = 400.0
 
@@ -80,7 +81,7 @@ class Node:
         """Its values, as they are stored."""
         return dict(self.get(namespace, "secret", name)["data"])
 
-    def ready(self, namespace: str, *selector: str, seconds: float = 120.0) -> list[dict[str, Any]]:
+    def ready(self, namespace: str, *selector: str, seconds: float = 300.0) -> list[dict[str, Any]]:
         """The pods of a selector, once all are ready and none is on its way out."""
         found: list[dict[str, Any]] = []
 
@@ -199,10 +200,10 @@ def _kubeconfig(folder: Path, api: ApiServer) -> None:
 
 
 def _pause(folder: Path, python_image: str) -> None:
-    """What holds a pod's network; any image with a program that waits does."""
+    """What holds a pod's network; any image with a program that waits, and ends when it is told to, does."""
     context = folder / "pause"
     context.mkdir()
-    (context / "Dockerfile").write_text(f'FROM {python_image}\nENTRYPOINT ["sleep", "infinity"]\n')
+    (context / "Dockerfile").write_text(f'FROM {python_image}\nENTRYPOINT ["sh", "-c", "{_WAIT}"]\n')
     docker("build", "--quiet", "--tag", _PAUSE, str(context))
 
 

@@ -12,7 +12,7 @@ import yaml
 from tests.docs.pages import commands, page
 from tests.support import ca
 from tests.support.charts import ROOT, merge
-from tests.support.compose import docker
+from tests.support.compose import docker, until
 
 from penstock.tls.certs import certificate_to_pem
 
@@ -37,6 +37,8 @@ class Sides:
     image: str
     key: str = ""
     """Of a caller."""
+    platform: dict[str, Any] = field(default_factory=dict)
+    """The values of `control` that the platform is released with."""
     api: dict[str, Any] = field(default_factory=dict)
     """The values of `api` that the private side is released with."""
 
@@ -44,9 +46,10 @@ class Sides:
         access = {"PENSTOCK_API_URL": API, "PENSTOCK_CA_FILE": str(self.folder / "ca.crt"), **variables}
         return self.node.shell(text, self.folder, check=check, SSL_CERT_FILE=access["PENSTOCK_CA_FILE"], **access)
 
-    def values(self, guide: str, **more: Any) -> dict[str, Any]:
-        """Write the guide's values, with what is this test's own, to `values.yaml`."""
-        [text] = re.findall(r"^```yaml\n# values.yaml\n(.*?)^```", page(guide), re.DOTALL | re.MULTILINE)
+    def values(self, guide: str, kind: str = "", **more: Any) -> dict[str, Any]:
+        """Write the guide's values, with what is this test's own, to `values.yaml`; kind: what is said behind that name."""
+        header = f"# values.yaml{kind and f', {kind}'}"
+        [text] = re.findall(rf"^```yaml\n{header}\n(.*?)^```", page(guide), re.DOTALL | re.MULTILINE)
         name, _, tag = self.image.partition(":")
         values = merge(yaml.safe_load(text), {"image": {"repository": name, "tag": tag, "pullPolicy": "Never"}, **more})
         (self.folder / "values.yaml").write_text(yaml.safe_dump(values))
@@ -56,10 +59,23 @@ class Sides:
     def domain(self) -> str:
         return self.node.shell(_DOMAIN, self.folder).strip()
 
-    def call(self, route: str = "echo", name: str = "node") -> str:
+    def call(self, route: str = "echo", domain: str = "") -> str:
         """The sample's tool, called from outside both."""
-        call = f'penstock call "https://{route}.{self.domain}/mcp" hello name={name} 2>&1'
+        call = f'penstock call "https://{route}.{domain or self.domain}/mcp" hello name=node 2>&1'
         return self.shell(call, check=False, PENSTOCK_API_KEY=self.key)
+
+    def answers(self, route: str = "echo", domain: str = "") -> None:
+        """AssertionError with what is said where the tool does not answer within a minute: everything shares one machine."""
+        said: list[str] = []
+
+        def hello() -> bool:
+            said.append(self.call(route, domain))
+            return "Hello, node!" in said[-1]
+
+        try:
+            until(hello, f"answering: {route}")
+        except AssertionError:
+            raise AssertionError("\n".join(said) + self.node.troubles()) from None
 
     def stack(self) -> list[dict[str, Any]]:
         """The private side's pods, once they are ready."""
@@ -117,7 +133,8 @@ def start_platform(sides: Sides, python_image: str) -> None:
     sample = sides.folder / "deploy/kubernetes/hello-mcp.yaml"
     sample.write_text(sample.read_text().replace("penstock:0.1.0", sides.image))
     annotation = {"external-dns.alpha.kubernetes.io/hostname": "penstock.example.com"}
-    sides.values(PLATFORM, control={"service": {"annotations": annotation}})
+    sides.platform = {"service": {"annotations": annotation}}
+    sides.values(PLATFORM, control=sides.platform)
     sides.shell(commands(PLATFORM, "bring"))
     sides.node.ready("database")
     sides.shell(commands(PLATFORM, "install"))

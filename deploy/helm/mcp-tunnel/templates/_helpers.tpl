@@ -34,6 +34,11 @@ app.kubernetes.io/component: stack
 {{- if .Values.setup.enabled }}{{ include "mcp-tunnel.fullname" . }}{{ else }}{{ required "external.serverCertSecretName is required with setup.enabled=false" .Values.external.serverCertSecretName }}{{ end -}}
 {{- end }}
 
+{{/* The Secret with the CA of the edges, where an agent is told of one: the stock one knows none by its token, and setup wrote it. */}}
+{{- define "mcp-tunnel.edgeCaSecret" -}}
+{{- if .Values.edge.caSecretName }}{{ .Values.edge.caSecretName }}{{ else if and .Values.setup.enabled .Values.agent.image }}{{ include "mcp-tunnel.fullname" . }}{{ end -}}
+{{- end }}
+
 {{- define "mcp-tunnel.tunnelId" -}}
 {{- .Values.tunnel.id | default .Values.api.wif.tunnelId -}}
 {{- end }}
