@@ -68,6 +68,8 @@ async def test_a_workload_lets_nobody_in_and_gives_nobody_what_only_people_have(
         },
     )
     bearer = api.bearing(ok(await one.exchange(federation_rule_id=stronger["id"]))["access_token"], **VERSION)
+    tunnels = {"anthropic-beta": "mcp-tunnels-2026-06-22"}
+    refused(await api.http.get("/v1/tunnels", headers=bearer | tunnels), 403, "workspace:manage_tunnels")
     for method, path, body in (
         ("POST", "/penstock/v1/users", {"email": "new@example.com", "role": "admin"}),
         ("POST", f"/penstock/v1/users/{boss.id}/reset_password", None),

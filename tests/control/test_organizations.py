@@ -46,6 +46,14 @@ async def test_an_operator_makes_an_organization_that_works_at_once(api: Api) ->
     assert names == ["Other", "default"]
 
 
+async def test_answers_about_the_organization_name_no_workspace(api: Api) -> None:
+    boss = await admin(api)
+    answers = [await boss.send("GET", path) for path in ("/v1/organizations/users", "/penstock/v1/links")]
+    named = ["anthropic-workspace-id" in answer.headers for answer in answers]
+    assert named == [False, True]
+    assert answers[0].headers["anthropic-organization-id"] == api.initial.organization_id
+
+
 async def test_an_operator_reads_nothing_inside_an_organization_and_an_admin_makes_none(api: Api) -> None:
     chief, boss = await operator(api), await admin(api)
     refused(await chief.send("GET", "/v1/tunnels", headers=BETA), 403)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +43,14 @@ async def test_whoever_cannot_sign_in_learns_nothing_but_that(api: Api) -> None:
     for answer in answers:
         refused(answer, 401)
         assert answer.json()["error"] == answers[0].json()["error"]
+
+
+async def test_a_refused_sign_in_costs_a_commit_whether_or_not_there_is_somebody(api: Api) -> None:
+    with closing(sqlite3.connect(api.config.database_file)) as watching:
+        for email in (api.initial.admin_email, "nobody@example.com"):
+            before = watching.execute("PRAGMA data_version").fetchone()
+            refused(await sign_in(api, email, "wrong"), 401)
+            assert watching.execute("PRAGMA data_version").fetchone() != before
 
 
 async def test_an_address_may_be_tried_ten_times_in_a_quarter_of_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ KNOWN_BETAS: Final = {
     "admin-user-sign-out-2026-10-08",
 }
 VERSIONS: Final = {"2023-06-01", "2026-10-21"}
+_OF_ORGANIZATION: Final = "/v1/organizations/"
 _HINTS: Final = {
     scopes.MANAGE_TUNNELS: "tunnels are managed with a Tunnels API key, a token of that scope or a person's session",
     scopes.ORG_MANAGE_TUNNELS: "the launch edition of the Tunnels API takes a workload's token of that scope, or a session",
@@ -80,10 +81,9 @@ async def _identity(
 async def _principal(request: Request, found: Annotated[Principal | Operator, Depends(_identity)]) -> Principal:
     if isinstance(found, Operator):
         raise ApiError("permission_error", "a platform operator belongs to no organization", hint="sign in as one of its users")
-    request.state.headers = {
-        "anthropic-organization-id": found.organization_id,
-        "anthropic-workspace-id": found.workspace_id,
-    }
+    request.state.headers = {"anthropic-organization-id": found.organization_id}
+    if not request.url.path.startswith(_OF_ORGANIZATION):  # as published, what is the organization's names no workspace
+        request.state.headers["anthropic-workspace-id"] = found.workspace_id
     return found
 
 

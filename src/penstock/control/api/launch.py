@@ -26,7 +26,7 @@ from penstock.schema.tunnels import (
 
 router: Final = APIRouter(prefix="/v1/organizations/tunnels")
 
-_ALL: Final = 1000  # certificates of one tunnel, archived ones too: never more than a page
+_ALL: Final = 10_000  # certificates of one tunnel, archived ones too: more rotations of a CA than anybody makes
 
 
 @router.get("")

@@ -57,12 +57,15 @@ async def sign_in_with_password(core: Core, login: PasswordLogin) -> Session:
 async def refuse(core: Core, email: str, method: str, person: Mapping[str, Any] | None = None) -> NoReturn:
     """Write down who was refused, and refuse. Raises ApiError 401.
 
-    Only for people there are: the audit log never shrinks, and strangers must not make it grow.
+    Only for people there are: the audit log never shrinks, and strangers must not make it grow. For nobody something is written
+    all the same, or the time of a commit would tell who is somebody.
     """
     core.attempts.failed(email, core.now())
-    if person is not None:
-        who = _Person(person["id"], person["organization_id"])
-        async with core.database.write() as connection:
+    async with core.database.write() as connection:
+        if person is None:
+            await audit.reseal(core, connection)
+        else:
+            who = _Person(person["id"], person["organization_id"])
             await audit.record(core, connection, who, "user_sign_in_refused", {"email": email, "method": method})
     raise ApiError("authentication_error", "sign-in failed", hint="check the address and the password, or ask an admin")
 
