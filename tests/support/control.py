@@ -146,6 +146,7 @@ async def start_api(tmp_path: Path, database: Store) -> AsyncIterator[Callable[.
             headers=PUBLISHED,
             auth=_RightKey(initial),
             trust_env=False,
+            timeout=30,  # a machine that does much else besides
             verify=False,  # reading the system's CAs takes 50 ms, and this is loopback without TLS
         )
         api = Api(config, control, initial, http)
