@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
+POSTGRES = "penstock-test-postgres:17"
 MINUTES = 300.0  # the first start builds and creates everything
 
 
@@ -28,6 +29,22 @@ def image(python: str, version: str, name: str = "penstock") -> str:
     made = f"{name}:{version}"
     _run(["make", "image", f"IMAGE={made}", f"IMAGE_ARGS=--quiet --build-arg PYTHON_IMAGE={python}"], ROOT, {}, check=True)
     return made
+
+
+def postgres_image(python: str) -> str:
+    """What stands in for the official image where no registry is."""
+    folder = ROOT / "tests/e2e/compose"
+    given = ("--build-arg", f"PYTHON_IMAGE={python}", "--file", str(folder / "postgres.Dockerfile"))
+    docker("build", "--quiet", "--tag", POSTGRES, *given, str(folder))
+    return POSTGRES
+
+
+def stock_agent_image(folder: Path, python: str, binary: str) -> str:
+    """A stock agent's binary where its image cannot be had; `folder` is empty."""
+    shutil.copy(ROOT / "tests/e2e/compose/cloudflared.Dockerfile", folder / "Dockerfile")
+    shutil.copy(binary, folder / "cloudflared")
+    docker("build", "--quiet", "--tag", "cloudflared:test", "--build-arg", f"PYTHON_IMAGE={python}", str(folder))
+    return "cloudflared:test"
 
 
 @dataclass

@@ -5,5 +5,4 @@ RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends postgre
 COPY postgres-entrypoint /usr/local/bin/
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data LC_ALL=C.UTF-8
 RUN install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data
-USER postgres
 ENTRYPOINT ["postgres-entrypoint"]
