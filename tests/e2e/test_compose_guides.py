@@ -248,7 +248,7 @@ def test_a_teardown_leaves_no_secret_and_nothing_on_the_engine(hosts: Hosts) -> 
         assert of_project(project) == {"ps": [], "network": [], "volume": []}
     left = [file for host in (hosts.private, hosts.platform) for file in host.folder.rglob("*") if file.is_file()]
     secrets = [token, *(value for name, value in hosts.first.items() if name.endswith(("_key", "_password", "_token")))]
-    assert [file for file in left for secret in secrets if secret in file.read_text()] == []
+    assert [file for file in left for secret in secrets if secret.encode() in file.read_bytes()] == []
 
 
 def test_every_command_of_the_pages_is_typed_here() -> None:
