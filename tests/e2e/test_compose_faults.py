@@ -1,4 +1,4 @@
-"""What each service's failure costs callers, on a real engine: killed, frozen, and cut from its networks.
+"""What each service's failure costs callers, on a real engine: killed, frozen, and cut from its networks; and two hosts.
 
 The seconds are printed (`-rP`): from the moment the service is let go again, or the cause is past, to the end of the first
 call that began after it.
@@ -15,6 +15,8 @@ from tests.support import compose
 from tests.support import sides as support
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.sides import Sides
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -97,6 +99,31 @@ def test_a_service_cut_from_its_networks_is_back_when_they_are(sides: Sides, ser
     assert took < 60
 
 
+def test_two_stacks_on_one_token_share_the_load_and_either_may_stop(sides: Sides, tmp_path: Path) -> None:
+    second = support.another_host(sides, tmp_path / "stack-2")
+    try:
+        sides.up(stack=second)
+        compose.until(lambda: links(sides, second) == 4, "the second's links")
+        with sides.calling() as calls:
+            for project in (second, sides.stack):
+                began = time.monotonic()
+                project("stop", "cloudflared")
+                took = calls.passes_after(time.monotonic())
+                assert calls.failed_since(began) == [], "an orderly stop costs no call"
+                said(f"{project.name} stopped", took, 0)
+                sides.up("cloudflared", stack=project)
+                compose.until(lambda p=project: links(sides, p) == 4, "its links again")
+        before = {project.name: requests(project) for project in (second, sides.stack)}
+        for _ in range(10):  # each a program of its own, for one program's calls stay together
+            with sides.calling():
+                pass
+        for project in (second, sides.stack):
+            assert requests(project) > before[project.name], "both are asked"
+    finally:
+        second("down", "--timeout", "0", check=False)
+    compose.until(sides.works, "answering through the first alone")
+
+
 def links(sides: Sides, stack: compose.Project | None = None) -> int:
     """How many links the agent says are ready."""
     ask = (
@@ -105,6 +132,11 @@ def links(sides: Sides, stack: compose.Project | None = None) -> int:
     )
     answered = (stack or sides.stack)("exec", "-T", "cloudflared", "/opt/penstock/bin/python", "-c", ask, check=False)
     return int(answered.strip() or 0)
+
+
+def requests(stack: compose.Project) -> int:
+    """How many its proxy has been asked."""
+    return stack("logs", "--no-log-prefix", "mcp-gateway").count("request started")
 
 
 class cut:  # noqa: N801 - used as a word

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -218,6 +218,16 @@ def start_stack(sides: Sides) -> None:
     config = stack.folder / "config/mcp-gateway.yaml"
     config.write_text(config.read_text().replace("ab12cd34.tunnel.example.com", sides.domain))
     sides.up()
+
+
+def another_host(sides: Sides, folder: Path) -> compose.Project:
+    """The stack's folder on one more host: a copy, `data/` and all."""
+    shutil.copytree(sides.stack.folder, folder)
+    for file in (sides.stack.folder / "data").iterdir():
+        status = file.stat()
+        os.chown(folder / "data" / file.name, status.st_uid, status.st_gid)
+    os.chown(folder / "data", 65532, 65532)
+    return replace(sides.stack, name="penstock-test-stack-2", folder=folder)
 
 
 def _is_secret(name: str) -> bool:
