@@ -20,12 +20,14 @@ from tests.support.kubernetes_sides import (
     PRIVATE,
     RELEASE,
     Sides,
+    prepare_by_hand,
     prepare_private_side,
     start_platform,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -141,6 +143,20 @@ def test_a_renewed_certificate_is_taken_up_by_the_pods_that_run(sides: Sides) ->
     sides.answers()
 
 
+if CLOUDFLARED := os.environ.get("CLOUDFLARED"):
+
+    def test_a_stock_agent_stands_in_our_agents_place(sides: Sides, tmp_path: Path) -> None:
+        addresses = "kubectl -n mcp-tunnel get secret mcp-tunnel -o jsonpath='{.data.edge-addresses}' | base64 -d"
+        edges = sides.shell(addresses).split()
+        agent = {"image": compose.stock_agent_image(tmp_path, PYTHON, CLOUDFLARED)}
+        sides.values(PRIVATE, api=sides.api, tunnel={"tokenVersion": "2"}, agent=agent, edge={"addresses": (edges * 4)[:4]})
+        sides.shell(commands(PRIVATE, "upgrade"))
+        for pod in sides.stack():
+            log = ("-n", NAMESPACE, "logs", pod["metadata"]["name"], "-c", "cloudflared")
+            until(lambda log=log: sides.node.kubectl(*log).count("Registered tunnel connection") == 4, "four links")
+        sides.answers()
+
+
 def test_what_is_uninstalled_leaves_the_secret_and_then_nothing(sides: Sides) -> None:
     uninstall, forget = commands(PRIVATE, "down").splitlines()
     sides.shell("kubectl -n mcp-tunnel delete -f deploy/kubernetes/hello-mcp.yaml")
@@ -148,6 +164,21 @@ def test_what_is_uninstalled_leaves_the_secret_and_then_nothing(sides: Sides) ->
     until(lambda: left(sides) == {"secret/mcp-tunnel", "secret/api-ca"}, "gone: the release", 120)
     sides.shell(forget)
     assert left(sides) == {"secret/api-ca"}
+
+
+def test_what_is_made_by_hand_is_released_and_rotated_without_the_platform(sides: Sides) -> None:
+    made = prepare_by_hand(sides)
+    config = {"config": {"tunnel_domain": made["TUNNEL_DOMAIN"]}}
+    sides.values(PRIVATE, "external", gateway=config)
+    sides.shell("kubectl -n mcp-tunnel apply -f deploy/kubernetes/hello-mcp.yaml")
+    sides.shell(commands(PRIVATE, "external"), **made)
+    before = ids(sides.stack())
+    sides.answers(domain=made["TUNNEL_DOMAIN"])
+    assert not [name for name in left(sides) if name.startswith(("job", "cronjob", "role", "serviceaccount"))]
+    token = sides.shell(f"penstock tunnels rotate-token {made['TUNNEL_ID']} --yes 2>/dev/null").strip()
+    sides.shell(commands(PRIVATE, "external-rotate"), TUNNEL_TOKEN=token)
+    assert not ids(sides.stack()) & before
+    sides.answers(domain=made["TUNNEL_DOMAIN"])
 
 
 def ids(pods: list[dict[str, Any]]) -> set[str]:

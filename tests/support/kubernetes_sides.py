@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.kubernetes_node import Node
 
 API = "https://penstock.example.com"
-PLATFORM, PRIVATE = "guides/helm-platform.md", "guides/helm.md"
+PLATFORM, PRIVATE, BY_HAND = "guides/helm-platform.md", "guides/helm.md", "guides/by-hand.md"
 NAMESPACE = RELEASE = "mcp-tunnel"
 PYTHON = "/opt/penstock/bin/python"  # the image's
 STACK = ("-l", "app.kubernetes.io/component=stack")
@@ -150,6 +150,17 @@ def prepare_private_side(sides: Sides) -> dict[str, Any]:
     organization = json.loads(sides.shell("penstock whoami --json"))["organization_id"]
     sides.shell(f"kubectl create namespace {NAMESPACE}; kubectl -n {NAMESPACE} create secret generic api-ca --from-file=ca.crt")
     return {"url": API, "caSecretName": "api-ca", "wif": {"federationRuleId": rule["id"], "organizationId": organization}}
+
+
+def prepare_by_hand(sides: Sides) -> dict[str, str]:
+    """A tunnel whose CA and certificate are made as the page by hand says; what its commands are told."""
+    initial = json.loads((sides.folder / "initial.json").read_text())
+    tunnel = json.loads(sides.shell("penstock tunnels create --display-name 'by hand' --json"))
+    token = sides.shell(f"penstock tunnels reveal-token {tunnel['id']} 2>/dev/null").strip()
+    variables = {"TUNNEL_ID": tunnel["id"], "TUNNEL_DOMAIN": tunnel["domain"], "TUNNEL_TOKEN": token}
+    before_the_check = commands(BY_HAND).partition("penstock setup check")[0]
+    sides.shell(before_the_check, API_URL=API, API_TOKEN=initial["tunnels-key"], CURL_CA_BUNDLE="ca.crt", **variables)
+    return variables
 
 
 def _volumes(folder: Path) -> str:
