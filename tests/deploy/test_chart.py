@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import yaml
-from tests.docs.pages import ROOT
+from tests.support.pages import ROOT
 from tools import chart_schema
 
 CHARTS = ROOT / "deploy" / "helm"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from fastapi.routing import APIRoute
-from tests.docs.pages import commands, page, shell
 from tests.support.control import api, database, start_api
+from tests.support.pages import Page
 from tests.support.sdk_organization import published, shape
+from tests.support.terminal import type_once
 
 from penstock.control.api import conditions
 from penstock.control.api.app import _ROUTERS
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.control import Api
 
 __all__ = ["api", "database", "start_api"]
-TEXT = page("api.md")
+PAGE = Page("api.md")
 
 
 @pytest.mark.anyio
@@ -35,7 +37,7 @@ async def test_its_commands_can_be_typed_as_they_stand(api: Api, tmp_path: Path)
         "ADMIN_EMAIL": made.admin_email,
         "ADMIN_PASSWORD": made.admin_password.reveal(),
     }
-    await shell(commands("api.md"), tmp_path, variables)
+    await asyncio.to_thread(type_once, PAGE.commands(""), tmp_path, variables)
     [archived] = (await api.http.get("/v1/tunnels", params={"include_archived": True})).json()["data"]
     assert archived["archived_at"] is not None
     record = json.loads((tmp_path / "audit.jsonl").read_text().splitlines()[-1])
@@ -45,7 +47,7 @@ async def test_its_commands_can_be_typed_as_they_stand(api: Api, tmp_path: Path)
 def test_what_the_sdk_has_is_served_or_said_to_be_out_of_scope() -> None:
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     served = {(method, shape(route.path)) for route in routes for method in route.methods or ()}
-    named = {shape(f"/v1/organizations{path}") for path in re.findall(r"`(/[a-z_{}/]+)`", page("out-of-scope.md"))}
+    named = {shape(f"/v1/organizations{path}") for path in re.findall(r"`(/[a-z_{}/]+)`", Page("out-of-scope.md").text)}
     missing = {path for method, path in published() if (method, path) not in served}
     assert len(published()) > 90
     assert {path for path in missing if not any(path == out or path.startswith(f"{out}/") for out in named)} == set()
@@ -53,13 +55,13 @@ def test_what_the_sdk_has_is_served_or_said_to_be_out_of_scope() -> None:
 
 
 def test_the_headers_it_names_are_those_that_are_known() -> None:
-    assert set(re.findall(r"mcp-tunnels-\d{4}-\d\d-\d\d", TEXT)) == {conditions.TUNNELS_BETA, conditions.LAUNCH_BETA}
-    assert set(re.findall(r"`?(20\d\d-\d\d-\d\d)`", re.sub(r"mcp-tunnels-\S+", "", TEXT))) <= conditions.VERSIONS
+    assert set(re.findall(r"mcp-tunnels-\d{4}-\d\d-\d\d", PAGE.text)) == {conditions.TUNNELS_BETA, conditions.LAUNCH_BETA}
+    assert set(re.findall(r"`?(20\d\d-\d\d-\d\d)`", re.sub(r"mcp-tunnels-\S+", "", PAGE.text))) <= conditions.VERSIONS
 
 
 def test_the_limits_it_tells_are_the_defaults() -> None:
     limits = Limits()
-    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", TEXT, re.MULTILINE))
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \| [^|]+ \|$", PAGE.text, re.MULTILINE))
     assert rows["active tunnels of an organization"] == str(limits.tunnels_per_organization)
     assert rows["active certificates of a tunnel"] == str(limits.certificates_per_tunnel)
     rates = limits.rates

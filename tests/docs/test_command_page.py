@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.docs.pages import page
+from tests.support.pages import Page
 from tools import command_page
 
 
 def test_the_reference_of_commands_is_what_the_table_says() -> None:
-    assert page("cli.md") == command_page.render(), "run `make reference`"
+    assert Page("cli.md").text == command_page.render(), "run `make reference`"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.docs.pages import commands, shell
 from tests.support.control import database, start_api
+from tests.support.pages import Page
 from tests.support.public_platform import public_platform
+from tests.support.terminal import type_once
 from tests.support.workloads import AUDIENCE, workload
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["database", "start_api"]
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.timeout(180)]  # seven processes
 
-PAGE = "guides/moving.md"
+PAGE = Page("guides/moving.md")
 PUBLISHED = """\
 listen_addr: ":8080"
 log_level: info
@@ -40,7 +42,7 @@ async def test_moving_here_takes_the_settings_along(start_api: Callable[..., Any
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "mcp-gateway.yaml").write_text(PUBLISHED)
     variables = {"API_URL": started.control.url, "API_TOKEN": started.initial.tunnels_key.reveal()}
-    await shell(commands(PAGE, "from"), tmp_path, variables)
+    await asyncio.to_thread(type_once, PAGE.commands("from"), tmp_path, variables)
     moved = yaml.safe_load((tmp_path / "config" / "mcp-gateway-new.yaml").read_text())
     [tunnel] = (await started.http.get("/v1/tunnels")).json()["data"]
     before = yaml.safe_load(PUBLISHED)
@@ -61,7 +63,7 @@ async def test_moving_there_needs_nothing_that_is_not_published(start_api: Calla
             "ANTHROPIC_ORGANIZATION_ID": started.initial.organization_id,
             "ANTHROPIC_IDENTITY_TOKEN": one.idp.sign(),
         }
-        said = await shell(commands(PAGE, "to"), tmp_path, variables)
+        said = await asyncio.to_thread(type_once, PAGE.commands("to"), tmp_path, variables)
     data = tmp_path / "data-public"
     assert (data / "tunnel-domain").read_text().strip() == tunnel["domain"]
     assert not {"callers-ca.crt", "edge-addresses", "edge-ca.crt"} & {file.name for file in data.iterdir()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from tests.docs.pages import ROOT, is_test, named_tests, page
+from tests.support.pages import ROOT, Page, is_test
 from tools import configuration_page
 
 from penstock.config.load import load
@@ -17,26 +17,26 @@ from penstock.proxy.config import ProxyConfig
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EXAMPLES = re.findall(r"```yaml\n(.*?)```", page("configuration.md"), re.DOTALL)
+PAGE, SETTINGS = Page("proxy.md"), Page("configuration.md")
 
 
 def test_the_reference_is_what_the_models_say() -> None:
-    assert page("configuration.md") == configuration_page.render(), "run `make reference`"
+    assert SETTINGS.text == configuration_page.render(), "run `make reference`"
 
 
-@pytest.mark.parametrize("text", EXAMPLES)
+@pytest.mark.parametrize("text", SETTINGS.blocks(language="yaml"))
 def test_every_example_is_a_configuration(text: str) -> None:
     assert load(ProxyConfig, role="proxy", flags=yaml.safe_load(text)).routes
 
 
 def test_every_line_of_the_log_is_explained() -> None:
-    explained = set(re.findall(r"^\| `([^`]+)` \|", page("troubleshooting.md"), re.MULTILINE))
+    explained = set(re.findall(r"^\| `([^`]+)` \|", Page("troubleshooting.md").text, re.MULTILINE))
     logged = set(_events())
     assert {"route configured", "tls handshake failed", "no route for host"} <= logged
     assert logged <= explained
 
 
-@pytest.mark.parametrize(("file", "name"), named_tests("proxy.md"))
+@pytest.mark.parametrize(("file", "name"), PAGE.named_tests())
 def test_every_test_it_names_exists(file: str, name: str) -> None:
     assert is_test(file, name)
 

@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
-from tests.docs.pages import is_test, named_tests, page
+from tests.support.pages import Page, is_test
 from typer.main import get_command
 
 from penstock.cli.main import app
 from penstock.setup import material
 
-PAGE = page("operations/setup.md")
+PAGE = Page("operations/setup.md")
 
 
 def commands() -> dict[str, Any]:
@@ -22,7 +22,7 @@ def commands() -> dict[str, Any]:
 
 def test_every_flag_is_told_with_the_commands_that_have_it() -> None:
     told: dict[str, set[str]] = {}
-    for line in re.findall(r"^\| `--.*$", PAGE, re.MULTILINE):
+    for line in re.findall(r"^\| `--.*$", PAGE.text, re.MULTILINE):
         flag, _, of, *_ = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
         told[flag] = set(commands()) if of == "all" else set(of.split(", "))
     real: dict[str, set[str]] = {}
@@ -36,11 +36,11 @@ def test_every_flag_is_told_with_the_commands_that_have_it() -> None:
 def test_every_variable_is_told() -> None:
     variables = {p.envvar for command in commands().values() for p in command.params if isinstance(p.envvar, str)}
     assert variables == {"API_URL", "TUNNEL_ID"}
-    assert all(f"`{name}`" in PAGE for name in variables)
+    assert all(f"`{name}`" in PAGE.text for name in variables)
 
 
 def test_every_entry_is_told_with_its_mode() -> None:
-    table = re.findall(r"^\|.*\|$", PAGE.partition("## What an output holds")[2], re.MULTILINE)
+    table = re.findall(r"^\|.*\|$", PAGE.text.partition("## What an output holds")[2], re.MULTILINE)
     for entry in material.ALL:
         line = next((line for line in table if f"`{entry}`" in line), None)
         if line is None:
@@ -49,6 +49,6 @@ def test_every_entry_is_told_with_its_mode() -> None:
             assert ("0644" if entry in material.PUBLIC else "0600") in line, entry
 
 
-@pytest.mark.parametrize(("file", "name"), named_tests("operations/setup.md"))
+@pytest.mark.parametrize(("file", "name"), PAGE.named_tests())
 def test_every_test_it_names_exists(file: str, name: str) -> None:
     assert is_test(file, name)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import TYPE_CHECKING
 
 import anthropic
 import pytest
-from tests.docs.pages import commands, page, shell
 from tests.support.answering import answering, http
 from tests.support.control import api, database, start_api
+from tests.support.pages import Page
 from tests.support.people import admin
+from tests.support.terminal import type_once
 from tests.support.workloads import AUDIENCE, workload
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["api", "database", "start_api"]
 pytestmark = pytest.mark.anyio
 
-PAGE = "guides/workload-identity.md"
+PAGE = Page("guides/workload-identity.md")
 
 
 async def test_the_three_things_are_made_by_the_pages_program(api: Api) -> None:
-    [program] = re.findall(r"^```python\n(.*?)^```", page(PAGE), re.DOTALL | re.MULTILINE)
+    [program] = PAGE.blocks(language="python")
     program = program.replace("https://penstock.example.com", api.control.url).replace("wrkspc_…", api.initial.workspace_id)
     names: dict[str, Any] = {"anthropic": anthropic, "session_token": (await admin(api)).token}
     await asyncio.to_thread(exec, program, names)
@@ -45,10 +45,10 @@ async def test_what_a_workload_types_provisions(start_api: Callable[..., Any], t
         "ANTHROPIC_FEDERATION_RULE_ID": one.rule["id"],
         "ANTHROPIC_ORGANIZATION_ID": started.initial.organization_id,
     }
-    await shell(commands(PAGE, "file"), tmp_path, variables)
+    await asyncio.to_thread(type_once, PAGE.commands("file"), tmp_path, variables)
     [tunnel] = (await started.http.get("/v1/tunnels")).json()["data"]
     assert (tmp_path / "data" / "tunnel-id").read_text().strip() == tunnel["id"]
     async with answering(http(200, json.dumps({"count": 1, "value": one.idp.sign()}))) as actions:
         asked = {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{actions}/?v=1", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "job"}
-        said = await shell(commands(PAGE, "actions"), tmp_path, variables | asked)
+        said = await asyncio.to_thread(type_once, PAGE.commands("actions"), tmp_path, variables | asked)
     assert "nothing to do" in said

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.docs.pages import page
 from tests.support import ca, compose
+from tests.support.pages import Page
 from tests.support.sides import python_image
+from tests.support.terminal import Terminal
 
 from penstock.tls.certs import certificate_to_pem
 
@@ -28,45 +28,11 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-_BLOCK = re.compile(r"^```sh([a-z ]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMPOSE = Page("guides/compose.md")
+NETWORK = Page("guides/network.md")
 _HOSTS = "[penstock.example.com:host-gateway, edge.example.com:host-gateway]"
 _OVERRIDE = "services: {setup: {extra_hosts: HOSTS}, mcp-gateway: {extra_hosts: HOSTS}}\n".replace("HOSTS", _HOSTS)
-_SAMPLE = ("compose.sample.yaml'", "compose.sample.yaml:compose.override.yaml'")  # where a file is named, no override is read
-
-
-@dataclass
-class Terminal:
-    """A person's shell on one host: where they went and what they exported holds for what they type next."""
-
-    folder: Path
-    environment: dict[str, str]
-    changes: dict[str, str] = field(default_factory=dict)
-    typed: str = "set -eu\n"
-
-    def type(self, block: str) -> str:
-        for ours, theirs in self.changes.items():
-            block = block.replace(ours, theirs)
-        ended = subprocess.run(
-            ["/bin/sh", "-c", self.typed + block],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert ended.returncode == 0, f"{block}\n{ended.stdout}"
-        kept = [line for line in block.splitlines() if line.startswith(("cd ", "export "))]
-        self.typed += "".join(f"{line.partition(' && ')[0]}\n" for line in kept)
-        return ended.stdout
-
-
-def blocks(name: str, kind: str) -> list[str]:
-    found = [text for kinds, text in _BLOCK.findall(page(f"guides/{name}.md")) if kinds.strip() == kind]
-    assert found, f"{name}: {kind}"
-    return found
+_SAMPLE = {"compose.sample.yaml'": "compose.sample.yaml:compose.override.yaml'"}  # where a file is named, no override is read
 
 
 @dataclass
@@ -79,11 +45,6 @@ class Hosts:
     first: dict[str, str] = field(default_factory=dict)
     outside: str = ""
     """The addresses behind the platform's published ports."""
-
-    def type(self, host: Terminal, *kinds: str) -> None:
-        for kind in kinds:
-            for block in blocks("compose", kind):
-                host.type(block)
 
     @property
     def data(self) -> Path:
@@ -129,7 +90,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         shutil.copytree(compose.ROOT / "deploy/compose" / kind, folder / host / "deploy/compose" / kind)
     made = Hosts(
         Terminal(folder / "platform", environment),
-        Terminal(folder / "private", environment, {_SAMPLE[0]: _SAMPLE[1]}),
+        Terminal(folder / "private", environment, changes=_SAMPLE),
         folder / "second",
     )
     pair = ca.server(authority := ca.ca(), "control", "penstock.example.com")
@@ -143,6 +104,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     try:
         yield made
     finally:
+        made.platform.close()
+        made.private.close()
         down = ["docker", "compose", "down", "--volumes", "--timeout", "0"]
         for at in ("second/penstock", "private/deploy/compose/stack", "platform/deploy/compose/platform"):
             if (folder / at).exists():
@@ -166,7 +129,7 @@ def of_project(name: str) -> dict[str, list[str]]:
 
 
 def test_the_platform_is_up_as_the_page_says(hosts: Hosts) -> None:
-    hosts.type(hosts.platform, "platform")
+    hosts.platform.type(COMPOSE.commands("platform"))
     file = hosts.platform.folder / "deploy/compose/platform/first.json"
     assert oct(file.stat().st_mode & 0o777) == "0o600"
     hosts.first = json.loads(file.read_text())
@@ -177,12 +140,12 @@ def test_the_platform_is_up_as_the_page_says(hosts: Hosts) -> None:
 
 def test_the_private_side_is_up_as_the_page_says_and_a_call_goes_through(hosts: Hosts) -> None:
     hosts.private.changes["pst-…"] = hosts.first["tunnels_key"]
-    hosts.type(hosts.private, "stack")
+    hosts.private.type(COMPOSE.commands("stack"))
     compose.until(hosts.works, "answering", 120)
 
 
 def test_a_second_host_is_a_copy_of_the_folder(hosts: Hosts) -> None:
-    hosts.type(hosts.private, "hosts")
+    hosts.private.type(COMPOSE.commands("hosts"))
     agent = compose.docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=penstock")
     assert len(agent.split()) == 3
     subprocess.run(["docker", "compose", "down"], cwd=hosts.second / "penstock", check=True, capture_output=True)
@@ -190,7 +153,7 @@ def test_a_second_host_is_a_copy_of_the_folder(hosts: Hosts) -> None:
 
 def test_token_and_certificate_are_changed_as_the_page_says(hosts: Hosts) -> None:
     token, certificate = ((hosts.data / name).read_text() for name in ("tunnel-token", "tls.crt"))
-    hosts.type(hosts.private, "rotate", "renew")
+    hosts.private.type(COMPOSE.commands("rotate", "renew"))
     assert (hosts.data / "tunnel-token").read_text() != token
     assert (hosts.data / "tls.crt").read_text() == certificate  # 720h are left
     compose.until(hosts.works, "answering with the new token", 120)
@@ -199,7 +162,6 @@ def test_token_and_certificate_are_changed_as_the_page_says(hosts: Hosts) -> Non
 def test_only_what_the_packet_filter_lets_through_is_reached(hosts: Hosts) -> None:
     # Published ports are translated before the chain sees them.
     theirs = {"192.0.2.10": hosts.outside, "192.0.2.20": hosts.outside, "7844,7845": "7844"}
-    host = Terminal(hosts.private.folder, hosts.private.environment, theirs)
     stack = hosts.private.folder / "deploy/compose/stack"
 
     def reaches(name: str, port: int) -> bool:
@@ -212,29 +174,28 @@ def test_only_what_the_packet_filter_lets_through_is_reached(hosts: Hosts) -> No
 
     assert reaches("edge.example.com", 8443)
     try:
-        for block in blocks("network", "filter"):
-            host.type(
-                f'STACK=$(docker network inspect --format "{{{{(index .IPAM.Config 0).Subnet}}}}" stack_default)\n{block}'
-            )
+        with Terminal(stack, hosts.private.environment, changes=theirs) as host:
+            host.type(NETWORK.commands("filter"))
         assert reaches("edge.example.com", 7844)
         assert not reaches("edge.example.com", 8443)
         assert not reaches("172.17.0.1", 22)
         assert hosts.works()
     finally:
-        host.type(blocks("network", "unfilter")[0])
+        with Terminal(stack, hosts.private.environment) as host:
+            host.type(NETWORK.commands("unfilter"))
     assert reaches("edge.example.com", 8443)
 
 
 def test_it_is_backed_up_upgraded_and_restored_as_the_page_says(hosts: Hosts) -> None:
-    hosts.type(hosts.platform, "backup", "upgrade platform")
-    hosts.type(hosts.private, "upgrade stack")
+    hosts.platform.type(COMPOSE.commands("backup", "upgrade platform"))
+    hosts.private.type(COMPOSE.commands("upgrade stack"))
     compose.until(hosts.works, "answering after the upgrade", 120)
-    hosts.type(hosts.platform, "restore")
+    hosts.platform.type(COMPOSE.commands("restore"))
     compose.until(hosts.works, "answering after the restore", 120)
 
 
 def test_a_breach_stop_ends_the_tunnel_and_leaves_only_the_folder(hosts: Hosts) -> None:
-    hosts.type(hosts.private, "breach")
+    hosts.private.type(COMPOSE.commands("breach"))
     assert of_project("stack") == {"ps": [], "network": [], "volume": []}
     assert (hosts.data / "tunnel-token").exists()
     assert "tunnel_not_found" in hosts.call() or not hosts.works()
@@ -242,17 +203,10 @@ def test_a_breach_stop_ends_the_tunnel_and_leaves_only_the_folder(hosts: Hosts) 
 
 def test_a_teardown_leaves_no_secret_and_nothing_on_the_engine(hosts: Hosts) -> None:
     token = (hosts.data / "tunnel-token").read_text().strip()
-    hosts.type(hosts.private, "teardown stack")
-    hosts.type(hosts.platform, "teardown platform")
+    hosts.private.type(COMPOSE.commands("teardown stack"))
+    hosts.platform.type(COMPOSE.commands("teardown platform"))
     for project in ("stack", "platform"):
         assert of_project(project) == {"ps": [], "network": [], "volume": []}
     left = [file for host in (hosts.private, hosts.platform) for file in host.folder.rglob("*") if file.is_file()]
     secrets = [token, *(value for name, value in hosts.first.items() if name.endswith(("_key", "_password", "_token")))]
     assert [file for file in left for secret in secrets if secret.encode() in file.read_bytes()] == []
-
-
-def test_every_command_of_the_pages_is_typed_here() -> None:
-    typed = {"platform", "stack", "hosts", "rotate", "renew", "upgrade stack", "upgrade platform", "backup", "restore"}
-    typed |= {"breach", "teardown stack", "teardown platform", "filter", "unfilter"}
-    kinds = {kinds.strip() for name in ("compose", "network") for kinds, _ in _BLOCK.findall(page(f"guides/{name}.md"))}
-    assert kinds == typed

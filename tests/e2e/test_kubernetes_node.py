@@ -7,16 +7,17 @@ The tests tell one story, from the first install to the last uninstall, in this 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.docs.pages import commands
 from tests.support import compose, network_policy
 from tests.support.compose import until
 from tests.support.kubernetes_node import node
 from tests.support.kubernetes_sides import (
     NAMESPACE,
+    PLATFORM,
     PRIVATE,
     RELEASE,
     Sides,
@@ -24,6 +25,7 @@ from tests.support.kubernetes_sides import (
     prepare_private_side,
     start_platform,
 )
+from tests.support.sides import tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +51,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
 def test_a_hook_that_failed_is_left_with_its_reason_and_the_guide_says_how_to_begin_again(sides: Sides) -> None:
     wrong = {**sides.api, "wif": {**sides.api["wif"], "audience": "api.example.org"}}
     sides.values(PRIVATE, api=wrong, gateway=TWO_ROUTES)
-    said = sides.shell(commands(PRIVATE, "managed"), check=False)
+    said = sides.shell(PRIVATE.commands("managed"), check=False)
     assert "failed pre-install" in said
     reason = sides.node.kubectl("-n", NAMESPACE, "logs", "job/mcp-tunnel-setup")
     assert "system:serviceaccount:mcp-tunnel:mcp-tunnel-setup" in reason
@@ -57,12 +59,12 @@ def test_a_hook_that_failed_is_left_with_its_reason_and_the_guide_says_how_to_be
     assert "Traceback" not in reason
     assert sides.node.get(NAMESPACE, "pods", "-l", "app.kubernetes.io/component=stack") == []
     sides.values(PRIVATE, api=sides.api, gateway=TWO_ROUTES)
-    sides.shell(commands(PRIVATE, "again"))
+    sides.shell(PRIVATE.commands("again"))
 
 
 def test_a_tool_is_called_through_the_pods(sides: Sides) -> None:
     def says() -> str:
-        return sides.shell(commands(PRIVATE, "sample"), check=False, PENSTOCK_API_KEY=sides.key)
+        return sides.shell(PRIVATE.commands("sample"), check=False, PENSTOCK_API_KEY=sides.key)
 
     until(lambda: "Hello, world!" in says(), "answering as the guide says", 180)  # pods have the least share of a busy machine
     sides.answers("gone")
@@ -79,7 +81,7 @@ def test_the_hook_leaves_the_secret_and_nothing_that_helm_forgets(sides: Sides) 
 def test_an_upgrade_without_a_route_takes_it_away(sides: Sides) -> None:
     before = sides.node.secret(NAMESPACE, RELEASE)
     sides.values(PRIVATE, api=sides.api)
-    sides.shell(commands(PRIVATE, "upgrade"))
+    sides.shell(PRIVATE.commands("upgrade"))
     until(lambda: "No route configured for host" in sides.call("gone"), "gone: the route")
     sides.answers()
     assert sides.node.secret(NAMESPACE, RELEASE) == before  # the hook did not run
@@ -88,7 +90,7 @@ def test_an_upgrade_without_a_route_takes_it_away(sides: Sides) -> None:
 def test_a_forced_rotation_rolls_the_pods_in_the_same_upgrade(sides: Sides) -> None:
     before, token = ids(sides.stack()), sides.node.secret(NAMESPACE, RELEASE)["tunnel-token"]
     sides.values(PRIVATE, api=sides.api, tunnel={"tokenVersion": "2"})
-    sides.shell(commands(PRIVATE, "rotate"))
+    sides.shell(PRIVATE.commands("rotate"))
     assert sides.node.secret(NAMESPACE, RELEASE)["tunnel-token"] != token
     assert not ids(sides.stack()) & before
     sides.answers()  # the old token opens no new link, so these pods have the new one
@@ -101,7 +103,7 @@ def test_the_policies_let_pass_what_a_tunnel_needs_and_nothing_else(sides: Sides
         "egress": {"enabled": True, "mcpServers": [upstream], "cloudflaredEgressCIDRs": [sides.node.pods]},
     }
     sides.values(PRIVATE, api=sides.api, tunnel={"tokenVersion": "2"}, networkPolicy=policy)
-    sides.shell(commands(PRIVATE, "upgrade"))
+    sides.shell(PRIVATE.commands("upgrade"))
     sides.node.kubectl("create", "namespace", "monitoring")
     sides.node.kubectl("label", "namespace", "monitoring", "name=monitoring")
     stranger, monitor = sides.idle(NAMESPACE), sides.idle("monitoring")
@@ -134,7 +136,7 @@ def test_a_renewed_certificate_is_taken_up_by_the_pods_that_run(sides: Sides) ->
     often = {"cronSchedule": "* * * * *", "renewBefore": "2160h"}
     sides.values(PRIVATE, api=sides.api, tunnel={"tokenVersion": "2"}, serverCert=often)
     before, certificate = sides.stack(), sides.node.secret(NAMESPACE, RELEASE)["tls.crt"]
-    sides.shell(commands(PRIVATE, "upgrade"))
+    sides.shell(PRIVATE.commands("upgrade"))
     until(lambda: sides.node.secret(NAMESPACE, RELEASE)["tls.crt"] != certificate, "renewed: the certificate", 150)
     until(lambda: all(map(sides.has_reloaded, before)), "reloaded: the certificate", 150)
     after = sides.stack()
@@ -150,7 +152,7 @@ if CLOUDFLARED := os.environ.get("CLOUDFLARED"):
         edges = sides.shell(addresses).split()
         agent = {"image": compose.stock_agent_image(tmp_path, PYTHON, CLOUDFLARED)}
         sides.values(PRIVATE, api=sides.api, tunnel={"tokenVersion": "2"}, agent=agent, edge={"addresses": (edges * 4)[:4]})
-        sides.shell(commands(PRIVATE, "upgrade"))
+        sides.shell(PRIVATE.commands("upgrade"))
         for pod in sides.stack():
             log = ("-n", NAMESPACE, "logs", pod["metadata"]["name"], "-c", "cloudflared")
             until(lambda log=log: sides.node.kubectl(*log).count("Registered tunnel connection") == 4, "four links")
@@ -158,7 +160,7 @@ if CLOUDFLARED := os.environ.get("CLOUDFLARED"):
 
 
 def test_what_is_uninstalled_leaves_the_secret_and_then_nothing(sides: Sides) -> None:
-    uninstall, forget = commands(PRIVATE, "down").splitlines()
+    uninstall, forget = PRIVATE.commands("down").splitlines()
     sides.shell("kubectl -n mcp-tunnel delete -f deploy/kubernetes/hello-mcp.yaml")
     sides.shell(uninstall)
     until(lambda: left(sides) == {"secret/mcp-tunnel", "secret/api-ca"}, "gone: the release", 120)
@@ -167,18 +169,45 @@ def test_what_is_uninstalled_leaves_the_secret_and_then_nothing(sides: Sides) ->
 
 
 def test_what_is_made_by_hand_is_released_and_rotated_without_the_platform(sides: Sides) -> None:
-    made = prepare_by_hand(sides)
+    made = sides.by_hand = prepare_by_hand(sides)
     config = {"config": {"tunnel_domain": made["TUNNEL_DOMAIN"]}}
     sides.values(PRIVATE, "external", gateway=config)
     sides.shell("kubectl -n mcp-tunnel apply -f deploy/kubernetes/hello-mcp.yaml")
-    sides.shell(commands(PRIVATE, "external"), **made)
+    sides.shell(PRIVATE.commands("external"), **made)
     before = ids(sides.stack())
     sides.answers(domain=made["TUNNEL_DOMAIN"])
     assert not [name for name in left(sides) if name.startswith(("job", "cronjob", "role", "serviceaccount"))]
     token = sides.shell(f"penstock tunnels rotate-token {made['TUNNEL_ID']} --yes 2>/dev/null").strip()
-    sides.shell(commands(PRIVATE, "external-rotate"), TUNNEL_TOKEN=token)
+    sides.shell(PRIVATE.commands("external-rotate"), TUNNEL_TOKEN=token)
     assert not ids(sides.stack()) & before
     sides.answers(domain=made["TUNNEL_DOMAIN"])
+
+
+def test_an_upgrade_of_the_platform_rolls_every_pod_and_agents_stay(sides: Sides) -> None:
+    before, agents = ids(sides.node.ready("penstock")), ids(sides.stack())
+    control = {**sides.platform, "config": {"limits": {"tunnels_per_organization": 1}}}
+    sides.values(PLATFORM, control=control, edge={"config": {"limits": {"links": 100}}})
+    with ThreadPoolExecutor() as beside:
+        upgrade = beside.submit(sides.shell, PLATFORM.commands("upgrade"))
+        called = [sides.call(domain=sides.by_hand["TUNNEL_DOMAIN"]) for _ in iter(upgrade.done, True)]
+        upgrade.result()
+    failed = [said for said in called if "Hello, node!" not in said]
+    tell(f"{len(failed)} of {len(called)} calls failed while control and both edges rolled")
+    assert len(failed) < len(called) / 2, failed
+    assert not ids(sides.node.ready("penstock")) & before
+    sides.answers(domain=sides.by_hand["TUNNEL_DOMAIN"])
+    assert ids(sides.stack()) == agents
+    assert "maximum of 1 non-archived" in sides.shell("penstock tunnels create --display-name more 2>&1", check=False)
+
+
+def test_a_platform_that_is_taken_down_leaves_what_the_guide_says_and_then_nothing(sides: Sides) -> None:
+    uninstall, *forget = PLATFORM.commands("down").splitlines()
+    secrets = {f"secret/penstock-{name}" for name in ("initial", "master-key", "database", "api-tls")}
+    volumes = {f"persistentvolumeclaim/data-penstock-edge-{number}" for number in range(2)}
+    sides.shell(uninstall)
+    until(lambda: left(sides, "penstock") == secrets | volumes, "gone: the release", 120)
+    sides.shell("\n".join(forget))
+    assert left(sides, "penstock") == set()
 
 
 def ids(pods: list[dict[str, Any]]) -> set[str]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.docs.pages import ROOT
 from tests.support.control import api, database, start_api
 from tests.support.fuse import Fuse, Killed, fused
 from tests.support.kubernetes import NAMESPACE, Cluster, cluster
+from tests.support.pages import ROOT
 from tests.support.provisioned import FAST
 
 from penstock.client.control import ControlClient

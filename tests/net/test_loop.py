@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from tests.docs.pages import ROOT
+from tests.support.pages import ROOT
 
 from penstock.net import loop
 

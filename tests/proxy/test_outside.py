@@ -9,11 +9,11 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.docs.pages import page
 from tests.proxy.rig import PATIENCE, get, post
 from tests.proxy.site import AUTHORITY, Site, site
 from tests.support import ca
 from tests.support.ca import DOMAIN
+from tests.support.pages import Page
 
 from penstock.tls import certs
 
@@ -97,7 +97,7 @@ async def test_every_metric_is_explained(tmp_path: Path) -> None:
     async with site(tmp_path) as s:
         said = set(re.findall(r"^# TYPE (penstock_\S+)", await scrape(s), re.MULTILINE))
     said = {name for name in said if not name.endswith("_created")}
-    explained = set(re.findall(r"^\| `(penstock_[a-z_]+)", page("proxy.md"), re.MULTILINE))
+    explained = set(re.findall(r"^\| `(penstock_[a-z_]+)", Page("proxy.md").text, re.MULTILINE))
     assert "penstock_proxy_requests_total" in said
     assert said <= explained
 

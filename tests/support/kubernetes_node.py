@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from tests.support.charts import ROOT
 from tests.support.cluster_dns import cluster_dns
-from tests.support.command import PENSTOCK, environment
 from tests.support.compose import docker, until
 from tests.support.kube_api import ADMIN_TOKEN, READY_SECONDS, ApiServer, start, start_api_server
+from tests.support.terminal import Terminal, of_a_newcomer
 from tests.support.venvs import Venv
 
 from penstock.tls import contexts
@@ -50,21 +50,14 @@ class Node:
 
     def shell(self, text: str, folder: Path, *, check: bool = True, **variables: str) -> str:
         """What commands say, typed on this machine with the cluster's names; ends at the first that fails."""
-        path = f"{self.folder / 'bin'}:{PENSTOCK.rpartition('/')[0]}:{os.environ['PATH']}"
+        given = of_a_newcomer(folder, KUBECONFIG=str(self.folder / "kubeconfig"), **variables)
+        given["PATH"] = f"{self.folder / 'bin'}:{given['PATH']}"
         names = f"mount --bind {self.folder / 'resolv.conf'} /etc/resolv.conf"
-        ended = subprocess.run(
-            ["unshare", "--mount", "sh", "-euc", f'{names}; exec sh -euc "$0"', text],
-            cwd=folder,
-            env=environment(folder, KUBECONFIG=str(self.folder / "kubeconfig"), **variables) | {"PATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        assert ended.returncode == 0 or not check, f"{text}\n{ended.stdout}\n{self.troubles()}"
-        return ended.stdout
+        with Terminal(folder, given, shell=["unshare", "--mount", "sh", "-c", f"{names} && exec sh"]) as terminal:
+            try:
+                return terminal.type(text, check=check)
+            except AssertionError as exc:
+                raise AssertionError(f"{exc}\n{self.troubles()}") from None
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         command = ["kubectl", "--kubeconfig", str(self.folder / "kubeconfig"), *arguments]

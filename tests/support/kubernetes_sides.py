@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from tests.docs.pages import commands, page
 from tests.support import ca
 from tests.support.charts import ROOT, merge
 from tests.support.compose import docker, until
+from tests.support.pages import Page
 
 from penstock.tls.certs import certificate_to_pem
 
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
     from tests.support.kubernetes_node import Node
 
 API = "https://penstock.example.com"
-PLATFORM, PRIVATE, BY_HAND = "guides/helm-platform.md", "guides/helm.md", "guides/by-hand.md"
+PLATFORM = Page("guides/helm-platform.md")
+PRIVATE = Page("guides/helm.md")
+BY_HAND = Page("guides/by-hand.md")
 NAMESPACE = RELEASE = "mcp-tunnel"
 PYTHON = "/opt/penstock/bin/python"  # the image's
 STACK = ("-l", "app.kubernetes.io/component=stack")
@@ -41,15 +42,17 @@ class Sides:
     """The values of `control` that the platform is released with."""
     api: dict[str, Any] = field(default_factory=dict)
     """The values of `api` that the private side is released with."""
+    by_hand: dict[str, str] = field(default_factory=dict)
+    """What the commands of the page by hand were told of its tunnel."""
 
     def shell(self, text: str, *, check: bool = True, **variables: str) -> str:
         access = {"PENSTOCK_API_URL": API, "PENSTOCK_CA_FILE": str(self.folder / "ca.crt"), **variables}
         return self.node.shell(text, self.folder, check=check, SSL_CERT_FILE=access["PENSTOCK_CA_FILE"], **access)
 
-    def values(self, guide: str, kind: str = "", **more: Any) -> dict[str, Any]:
+    def values(self, guide: Page, kind: str = "", **more: Any) -> dict[str, Any]:
         """Write the guide's values, with what is this test's own, to `values.yaml`; kind: what is said behind that name."""
         header = f"# values.yaml{kind and f', {kind}'}"
-        [text] = re.findall(rf"^```yaml\n{header}\n(.*?)^```", page(guide), re.DOTALL | re.MULTILINE)
+        [text] = [block for block in guide.blocks(language="yaml") if block.startswith(f"{header}\n")]
         name, _, tag = self.image.partition(":")
         values = merge(yaml.safe_load(text), {"image": {"repository": name, "tag": tag, "pullPolicy": "Never"}, **more})
         (self.folder / "values.yaml").write_text(yaml.safe_dump(values))
@@ -135,9 +138,9 @@ def start_platform(sides: Sides, python_image: str) -> None:
     annotation = {"external-dns.alpha.kubernetes.io/hostname": "penstock.example.com"}
     sides.platform = {"service": {"annotations": annotation}}
     sides.values(PLATFORM, control=sides.platform)
-    sides.shell(commands(PLATFORM, "bring"))
+    sides.shell(PLATFORM.commands("bring"))
     sides.node.ready("database")
-    sides.shell(commands(PLATFORM, "install"))
+    sides.shell(PLATFORM.commands("install"))
     sides.node.ready("penstock")
     initial = json.loads((sides.folder / "initial.json").read_text())
     sides.key = initial["api-key"]
@@ -146,7 +149,7 @@ def start_platform(sides: Sides, python_image: str) -> None:
 
 def prepare_private_side(sides: Sides) -> dict[str, Any]:
     """What the guide wants made before the release; the values of `api`."""
-    rule = json.loads(sides.shell(commands(PRIVATE, "federation").rstrip() + " --json"))
+    rule = json.loads(sides.shell(PRIVATE.commands("federation").rstrip() + " --json"))
     organization = json.loads(sides.shell("penstock whoami --json"))["organization_id"]
     sides.shell(f"kubectl create namespace {NAMESPACE}; kubectl -n {NAMESPACE} create secret generic api-ca --from-file=ca.crt")
     return {"url": API, "caSecretName": "api-ca", "wif": {"federationRuleId": rule["id"], "organizationId": organization}}
@@ -158,8 +161,7 @@ def prepare_by_hand(sides: Sides) -> dict[str, str]:
     tunnel = json.loads(sides.shell("penstock tunnels create --display-name 'by hand' --json"))
     token = sides.shell(f"penstock tunnels reveal-token {tunnel['id']} 2>/dev/null").strip()
     variables = {"TUNNEL_ID": tunnel["id"], "TUNNEL_DOMAIN": tunnel["domain"], "TUNNEL_TOKEN": token}
-    before_the_check = commands(BY_HAND).partition("penstock setup check")[0]
-    sides.shell(before_the_check, API_URL=API, API_TOKEN=initial["tunnels-key"], CURL_CA_BUNDLE="ca.crt", **variables)
+    sides.shell(BY_HAND.commands("make"), API_URL=API, API_TOKEN=initial["tunnels-key"], CURL_CA_BUNDLE="ca.crt", **variables)
     return variables
 
 
