@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 from tests.support.chain import Chain
-from tests.support.load import answering, calling
+from tests.support.load import answering, calling, holding
 from tests.support.site import until
 
 from penstock.client.control import ControlClient
@@ -17,13 +17,16 @@ from penstock.up.ports import choose_free
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from tests.support.chain import Role
-    from tests.support.load import Load
+
+    from penstock.client.transport import TunnelTransport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 CALLERS = 20
+STREAMS = 200
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +65,16 @@ async def spread(chain: Chain, edges: set[str]) -> None:
             await asyncio.sleep(0.1)
 
 
-def used(chain: Chain, running: Load) -> Role:
+def used(chain: Chain, transport: TunnelTransport) -> Role:
     """The process of an edge that streams go through."""
-    names = {name for stream in running.transport._streams._open for name in stream.edges}
+    names = {name for stream in transport._streams._open for name in stream.edges}
     name = min(names).partition(".")[0]
     return chain.roles["edge" if name == "edge-1" else name]
 
 
 async def test_an_edge_is_killed_and_every_next_call_is_served_within_two_seconds(chain: Chain) -> None:
     async with calling(chain.access, chain.url("echo", "/"), CALLERS) as running:
-        killed = used(chain, running)
+        killed = used(chain, running.transport)
         before = len(running.failures)
         killed.process.send_signal(signal.SIGKILL)
         killed.process.wait()
@@ -85,10 +88,30 @@ async def test_an_edge_is_killed_and_every_next_call_is_served_within_two_second
 
 async def test_an_edge_that_is_told_to_stop_costs_no_call(chain: Chain) -> None:
     async with calling(chain.access, chain.url("echo", "/"), CALLERS) as running:
-        leaving = used(chain, running)
+        leaving = used(chain, running.transport)
         leaving.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(leaving.process.wait, 40) == 0
         calls = running.calls
         await until(lambda: running.calls >= calls + 5 * CALLERS, seconds=30)
     assert running.failures == []
     assert "streams cut" not in leaving.said()
+
+
+async def test_an_edge_with_two_hundred_live_streams_is_killed_and_every_next_call_is_served_within_two_seconds(
+    tmp_path: Path,
+) -> None:
+    async with answering() as url, Chain(tmp_path, {"echo": url}) as chain:
+        await add_edge(chain, "edge-2")
+        await spread(chain, {"edge-1", "edge-2"})
+        async with holding(chain.access, chain.url("echo", "/"), STREAMS) as held:
+            assert (held.holding, held.cut) == (STREAMS, 0)
+            killed = used(chain, held.transport)
+            killed.process.send_signal(signal.SIGKILL)
+            killed.process.wait()
+            await until(lambda: held.cut > 0 and len(held.took) + len(held.failures) == held.cut, seconds=30)
+            said = f"{held.cut} streams cut; their next calls took {max(held.took, default=0):.2f} s at most"
+            print(said)  # noqa: T201 - `pytest -rP` shows it
+            assert held.failures == []
+            assert held.cut >= STREAMS // 4  # two edges share them
+            assert held.holding == STREAMS - held.cut  # the other edge's live on
+            assert max(held.took) < 2.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
-from tests.support.load import CALLERS, answering, calling
+from tests.support.load import CALLERS, answering, calling, holding
 from tests.support.site import until
 from tests.support.store import server
 from tests.support.world import World, world
@@ -93,6 +93,17 @@ async def test_an_edge_dies_and_every_next_call_is_served_within_two_seconds(clu
         assert running.failures == in_flight
         assert len(running.failures) - failed <= CALLERS  # what was under way
     assert running.slowest < 2.0
+
+
+async def test_an_edge_dies_with_streams_that_live_and_every_next_call_is_served_within_two_seconds(cluster: Cluster) -> None:
+    await cluster.spread()
+    async with holding(cluster.world.access, cluster.side.url(), 20, pause=0.01) as held:
+        name = max(cluster.edges, key=lambda name: cluster.edges[name].ingress.live)
+        await die(cluster.edges.pop(name))
+        await until(lambda: held.cut > 0 and len(held.took) + len(held.failures) == held.cut, seconds=20)
+        assert held.failures == []
+        assert held.holding == 20 - held.cut
+    assert max(held.took) < 2.0
 
 
 async def die(edge: Edge) -> None:

@@ -1,4 +1,4 @@
-"""Callers that call without a pause, and a server that answers them: what a fault costs is what they see."""
+"""Callers that call without a pause or hold a stream each, and a server for them: what a fault costs is what they see."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ if TYPE_CHECKING:
     from penstock.client.access import Access
 
 CALLERS = 8
+_TOGETHER = 20  # callers that begin at the same time
 
 
 @contextlib.asynccontextmanager
 async def answering() -> AsyncIterator[str]:
-    """The URL of a server that answers `ok` to every request."""
+    """The URL of a server that answers `ok` to every request, except that the answer to `/held` goes on for ever."""
     server = await asyncio.start_server(_keep_answering, "127.0.0.1", 0)
-    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()  # uvloop's loop does not close while one listens: a test that failed would hang
 
 
 async def _keep_answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
         while True:
-            await reader.readuntil(b"\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"GET /held "):
+                writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nheld\n\r\n")
+                await reader.read()
+                break
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
     writer.close()
 
@@ -78,5 +85,54 @@ async def calling(access: Access, url: str, callers: int = CALLERS) -> AsyncIter
         tasks = [group.create_task(running.run(client)) for _ in range(callers)]
         await until(lambda: running.calls >= 3 * callers and bool(transport._streams.events.standing), seconds=30)
         yield running
+        for task in tasks:
+            task.cancel()
+
+
+@dataclass
+class Held:
+    """Callers that each hold a stream; those whose streams are cut make their next calls one after the other, `pause` apart.
+
+    All together they would show how fast the processors are at TLS handshakes: some 20 ms a call, over both ends and all hops.
+    """
+
+    url: str
+    client: httpx2.AsyncClient
+    transport: TunnelTransport
+    pause: float
+    holding: int = 0
+    cut: int = 0
+    took: list[float] = field(default_factory=list)
+    """Seconds of each call that followed a cut, and was answered."""
+    failures: list[BaseException] = field(default_factory=list)
+
+    async def run(self) -> None:
+        with contextlib.suppress(httpx2.TransportError):
+            async with self.client.stream("GET", f"{self.url}held", timeout=None) as answer:
+                async for _ in answer.aiter_bytes():
+                    self.holding += 1
+        self.holding -= 1
+        self.cut += 1
+        await asyncio.sleep(self.cut * self.pause)
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await self.client.get(self.url)
+            assert (answer.status_code, answer.text) == (200, "ok")
+            self.took.append(asyncio.get_running_loop().time() - began)
+        except (httpx2.HTTPError, AssertionError) as exc:
+            self.failures.append(exc)
+
+
+@contextlib.asynccontextmanager
+async def holding(access: Access, url: str, streams: int, *, pause: float = 0.04) -> AsyncIterator[Held]:
+    """That many callers of one process, each with a stream that lives."""
+    transport = TunnelTransport(access, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None))
+    async with httpx2.AsyncClient(transport=transport, timeout=10.0) as client, asyncio.TaskGroup() as group:
+        held = Held(url, client, transport, pause)
+        tasks: list[asyncio.Task[None]] = []
+        for begun in range(_TOGETHER, streams + 1, _TOGETHER):
+            tasks += [group.create_task(held.run()) for _ in range(_TOGETHER)]
+            await until(lambda begun=begun: held.holding + held.cut >= begun, seconds=30)
+        yield held
         for task in tasks:
             task.cancel()
