@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from penstock.proxy.bodies import encode_chunk, last_chunk
 from penstock.proxy.headers import caller_response, refusal
 from penstock.proxy.heads import Framing
+from penstock.proxy.repeats import Repeat
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 class Download:
     """`keeps_alive`: whether the stream goes on behind the answer under way."""
 
-    __slots__ = ("_framing", "_is_head_request", "_out", "keeps_alive")
+    __slots__ = ("_framing", "_is_head_request", "_out", "_rewrite", "keeps_alive")
 
     def __init__(self) -> None:
         self._framing = Framing.NONE
         self._is_head_request = False
         self._out: list[bytes] = []
+        self._rewrite = Repeat(caller_response)
         self.keeps_alive = True
 
     def begin(self, head: RequestHead) -> None:
@@ -48,7 +50,7 @@ class Download:
             self._framing = head.framing
         elif self._framing is Framing.CLOSE:
             self.keeps_alive = False
-        self._out.append(caller_response(head, self._framing, closes=not self.keeps_alive))
+        self._out.append(self._rewrite(head, self._framing, closes=not self.keeps_alive))
 
     def switch(self, head: ResponseHead) -> None:
         """The 101; what follows is bytes."""

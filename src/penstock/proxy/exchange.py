@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.events import KEEPALIVE, EventStream, is_event_stream, is_standing
-from penstock.proxy.headers import upstream_request
 from penstock.proxy.record import Record
 from penstock.proxy.upload import Upload
 
@@ -29,7 +28,7 @@ _SWITCHED: Final = 101
 
 
 class Exchange:
-    """One request; `number` tells it from the others in the log."""
+    """One request; `request` is its head as it goes `to` a route, and `number` tells it from the others in the log."""
 
     __slots__ = (
         "_asks_upgrade",
@@ -54,7 +53,9 @@ class Exchange:
         "is_over",
     )
 
-    def __init__(self, service: Service, caller: Caller, head: RequestHead, to: Route | TunnelError, number: str) -> None:
+    def __init__(
+        self, service: Service, caller: Caller, head: RequestHead, to: Route | TunnelError, request: bytes, number: str
+    ) -> None:
         route = None if isinstance(to, TunnelError) else to
         self.is_over = False
         self._service = service
@@ -64,9 +65,6 @@ class Exchange:
         self._refusal = to if isinstance(to, TunnelError) else None
         self._fields = head.fields
         self._asks_upgrade = head.is_upgrade
-        request = b""
-        if route is not None:
-            request = upstream_request(head, route.host_header, strips_token=route.strips_token)
         self._upload = Upload(head, request)
         self._connection: UpstreamConnection | None = None
         self._cancel_wait: Callable[[], object] | None = None

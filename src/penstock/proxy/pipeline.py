@@ -11,7 +11,9 @@ from penstock.proxy.bodies import Body, BodyError, CloseBody, make_body
 from penstock.proxy.deadline import Deadline
 from penstock.proxy.download import Download
 from penstock.proxy.exchange import Exchange
+from penstock.proxy.headers import upstream_request
 from penstock.proxy.heads import RequestHead, ResponseHead, check_beginning, parse_request
+from penstock.proxy.repeats import Repeat
 from penstock.proxy.routes import StreamNames, normalize
 
 if TYPE_CHECKING:
@@ -53,8 +55,10 @@ class Pipeline(asyncio.Protocol):
         "_leave_with",
         "_names",
         "_on_lost",
+        "_parse",
         "_received",
         "_requests",
+        "_rewrite",
         "_service",
         "_transport",
         "identity",
@@ -77,6 +81,8 @@ class Pipeline(asyncio.Protocol):
         """Whether the caller may begin another request: its certificate runs out, and the settings change."""
         self._service = service
         self._names = StreamNames(upgrade)
+        self._parse = Repeat(parse_request)
+        self._rewrite = Repeat(upstream_request)
         self._leave_with: Callable[[int, str], None] | None = leave
         self._on_lost: Callable[[Pipeline], None] | None = on_lost
         self._transport: asyncio.Transport | None = None
@@ -208,7 +214,7 @@ class Pipeline(asyncio.Protocol):
                 self._is_begun = True
                 self._deadline.set(limits.head_timeout)
             return None
-        head = parse_request(self._buffer[:end], headers_most=limits.headers)
+        head = self._parse(self._buffer[:end], headers_most=limits.headers)
         self._buffer = self._buffer[end:]
         return head
 
@@ -219,7 +225,10 @@ class Pipeline(asyncio.Protocol):
         self._received = 0
         self._download.begin(head)
         to = self._names.route(head.host, self._service.routes)
-        exchange = Exchange(self._service, self, head, to, f"{self.number}.{self._requests}")
+        request = b""
+        if not isinstance(to, TunnelError):
+            request = self._rewrite(head, to.host_header, strips_token=to.strips_token)
+        exchange = Exchange(self._service, self, head, to, request, f"{self.number}.{self._requests}")
         self._exchange = exchange
         self._body = make_body(head.framing, head.length, head.trailers)
         if self._service.limits.body_bytes and head.length > self._service.limits.body_bytes:

@@ -15,6 +15,7 @@ from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 from penstock.proxy.bodies import Body, BodyError, make_body
 from penstock.proxy.heads import Framing, HeadError, names_websocket, parse_response
+from penstock.proxy.repeats import Repeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ class UpstreamConnection(BoundedReader):
         "_is_paused",
         "_keeps_alive",
         "_on_free",
+        "_parse",
         "_room",
         "_transport",
         "_watch",
@@ -85,6 +87,7 @@ class UpstreamConnection(BoundedReader):
         self._on_free: Callable[[UpstreamConnection, bool], None] | None = on_free
         self._head_bytes = head_bytes
         self._headers_most = headers_most
+        self._parse = Repeat(parse_response)
         self._exchange: Answered | None = None
         self._buffer: bytes = b""
         self._body: Body | None = None
@@ -233,7 +236,7 @@ class UpstreamConnection(BoundedReader):
                 return None
             if end > self._head_bytes:
                 raise HeadError(f"more than {self._head_bytes} bytes of headers")
-            head = parse_response(data[:end], headers_most=self._headers_most, is_head_request=self._is_head_request)
+            head = self._parse(data[:end], headers_most=self._headers_most, is_head_request=self._is_head_request)
             data = data[end:]
             if head.status >= 200:
                 break

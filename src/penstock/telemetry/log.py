@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json as jsonlib
 import logging
 import sys
@@ -27,6 +28,7 @@ except ImportError:
 Level = Literal["debug", "info", "warn", "error"]
 _LEVELS: Final[dict[str, int]] = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES: Final = {"warn": "warning", "exception": "error"}
+_WAITING_MOST: Final = 256  # lines; a turn of the loop rarely writes more
 
 
 def configure(level: Level = "info", *, json: bool | None = None) -> None:
@@ -43,21 +45,33 @@ def configure(level: Level = "info", *, json: bool | None = None) -> None:
 
 
 class _Lines:
-    """The logger under structlog's, and its factory: lines of one turn of the loop leave in one write.
+    """The logger under structlog's, and its factory: lines of one turn of the loop are made and leave together.
 
-    Under load a proxy writes dozens of lines a turn. Outside a loop a line leaves at once; what waits when the process ends
-    is flushed by the interpreter.
+    Under load a proxy writes dozens of lines a turn, and making them in one go costs less than between everything else.
+    Outside a loop a line leaves at once; what waits when the process ends leaves then.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._waiting: list[bytes | tuple[datetime, dict[str, Any], dict[str, Any]]] = []
         self._due: asyncio.AbstractEventLoop | None = None  # the loop whose next turn flushes
+        atexit.register(self._flush)
 
     def __call__(self, *_: object) -> _Lines:
         return self
 
     def msg(self, line: bytes) -> None:
-        self._stream.write(line)
+        self._waiting.append(line)
+        self._schedule()
+
+    log = debug = info = warning = error = critical = exception = msg
+
+    def info_later(self, context: dict[str, Any], fields: dict[str, Any]) -> None:
+        """A line at info, of now; nobody changes a bound logger's `context` before it is made."""
+        self._waiting.append((datetime.now(UTC), context, fields))
+        self._schedule()
+
+    def _schedule(self) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -66,11 +80,19 @@ class _Lines:
         if self._due is not loop:
             self._due = loop
             loop.call_soon(self._flush)
-
-    log = debug = info = warning = error = critical = exception = msg
+        elif len(self._waiting) >= _WAITING_MOST:
+            self._flush()
 
     def _flush(self) -> None:
         self._due = None
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        lines = [
+            line if isinstance(line, bytes) else _bytes({**line[1], **line[2], "level": "info", "timestamp": line[0]})
+            for line in waiting
+        ]
+        self._stream.write(b"".join(lines))
         self._stream.flush()
 
 
@@ -82,9 +104,10 @@ def _wrapper(level: int, *, as_json: bool) -> type[FilteringBoundLogger]:
     slow = filtering.info
 
     def info(self: Any, event: str, *args: Any, **fields: Any) -> Any:
-        if args or self._processors != _JSON:  # a test captures
+        if args or "exc_info" in fields or self._processors != _JSON:  # the last: a test captures
             return slow(self, event, *args, **fields)
-        return self._logger.msg(_line(self._logger, "info", {**self._context, **fields, "event": event}))
+        fields["event"] = event
+        return self._logger.info_later(self._context, fields)
 
     return type("QuickLogger", (filtering,), {"info": info})
 
@@ -103,10 +126,17 @@ def _line(logger: object, method: str, event: EventDict) -> bytes:
     event["level"] = _LEVEL_NAMES.get(method, method)
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(cast("Any", logger), method, event)
+    event["timestamp"] = datetime.now(UTC)
+    return _bytes(event)
+
+
+def _bytes(event: EventDict) -> bytes:
     if orjson is not None:
-        event["timestamp"] = datetime.now(UTC)
-        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
-    event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        try:
+            return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        except TypeError:
+            pass  # half a surrogate, out of a file's name: the library below writes it escaped
+    event["timestamp"] = event["timestamp"].isoformat().replace("+00:00", "Z")
     return jsonlib.dumps(event, default=repr).encode() + b"\n"
 
 
