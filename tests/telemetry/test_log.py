@@ -91,6 +91,29 @@ def test_a_loop_that_ended_before_it_flushed_does_not_silence_the_next(pipe: Pip
     assert [line["event"] for line in pipe.lines()] == ["last words", "last words", "after"]
 
 
+@pytest.mark.anyio
+async def test_what_is_no_unicode_costs_neither_its_line_nor_its_neighbours(pipe: Pipe) -> None:
+    pipe.configure("info")
+    log = get_logger("proxy")
+    log.info("before")
+    log.info("file", path="caf\udce9")
+    log.warning("file", path="caf\udce9")
+    await asyncio.sleep(0)
+    assert [line["level"] for line in pipe.lines()] == ["info", "info", "warning"]
+    assert [line["path"] for line in pipe.lines()[1:]] == ["caf\udce9"] * 2
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_says_a_lot_does_not_hold_it_all(pipe: Pipe) -> None:
+    pipe.configure("info")
+    log = get_logger("proxy")
+    for number in range(1000):
+        log.info("one", number=number)
+    assert len(pipe.lines()) > 500
+    await asyncio.sleep(0)
+    assert [line["number"] for line in pipe.lines()] == list(range(1000))
+
+
 def test_a_test_may_capture_the_quick_lines_too(pipe: Pipe) -> None:
     pipe.configure("info")
     log = get_logger("proxy")
