@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import secrets
 import ssl
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -156,6 +158,26 @@ async def test_an_authority_that_is_gone_costs_nothing_while_the_old_one_is_kept
                         break
                     except ssl.SSLError:
                         await asyncio.sleep(0.1)
+
+
+async def test_an_authority_that_issues_to_customers_is_told_who_asks(tmp_path: Path) -> None:
+    port = pebble.free_port()
+    keys = {name: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=") for name in ("ours", "another's")}
+    async with pebble.running(tmp_path / "pebble", asks_port=port, customers={"kid-1": keys["ours"]}) as authority:
+        for binding in (None, {"key_id": "kid-1", "hmac_key": keys["another's"]}):
+            config = await config_of(tmp_path / "control", authority, port, external_account=binding)
+            with capture_logs() as logged:
+                async with control(config):
+                    await until(lambda: any(line["event"] == "certificate not obtained" for line in logged))
+            line = next(line for line in logged if line["event"] == "certificate not obtained")
+            assert "refused: " in line["error"], line
+            assert "acme.external_account" in str(line["hint"]), line
+            assert keys["another's"] not in str(logged)
+        (tmp_path / "hmac").write_text(f"{keys['ours']}\n")
+        ours = {"key_id": "kid-1", "hmac_key": {"file": str(tmp_path / "hmac")}}
+        async with control(await config_of(tmp_path / "control", authority, port, external_account=ours)) as running:
+            await until(lambda: running.why_not_ready() is None)
+            assert await presented(running, authority.root_file)
 
 
 async def test_of_two_processes_on_one_folder_one_asks_and_either_answers(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pytest
 from mcp import types
 from tests.support.ca import HOST
 from tests.support.mcp_servers import Stage, sdk_server, serving
+from tests.support.pages import Page
 from tests.support.rawagent import raw_agent
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, Stalled, tunnel, until
-from tests.support.stockagent import StockAgent, stock_agent
+from tests.support.stockagent import BINARY, StockAgent, stock_agent
+from tests.support.terminal import Terminal, of_a_newcomer
 from tests.support.world import world
 
 from penstock.client.mcp import mcp_session
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(120)]
 
+PAGE = Page("guides/stock-cloudflared.md")
 MIB = 1024 * 1024
 QUICK = {"feed_wait_seconds": 0.05, "stop_seconds": 5.0}
 
@@ -90,6 +93,25 @@ async def test_an_mcp_call_goes_through_it_with_inner_tls_from_caller_to_proxy(t
             async with mcp_session(f"https://echo.{side.stack.domain}/mcp", platform.access) as session:
                 result = await session.call_tool("hello", {"name": "stock"})
             assert [part.text for part in result.content if isinstance(part, types.TextContent)] == ["Hello, stock!"]
+
+
+async def test_the_guides_commands_start_it(tmp_path: Path) -> None:
+    async with serving(sdk_server(Stage()).streamable_http_app()) as url, world(tmp_path) as platform:
+        side = await platform.add_side({"echo": url})
+        await side.agent.stop()
+        token = side.stack.token_file.read_text().strip()
+        variables = of_a_newcomer(tmp_path, TUNNEL_TOKEN=token)
+        (tmp_path / "cloudflared").symlink_to(BINARY)
+        variables["PATH"] = f"{tmp_path}:{variables['PATH']}"
+        edge = str(platform.edge.agents_address)
+        ours = {"edge-1.example.com:7844": edge, "edge-2.example.com:7844": edge, "eyJ…": token}
+        ours |= {"http://localhost:8080": f"http://{side.proxy.address}"}
+        with Terminal(tmp_path, variables, changes=ours) as terminal:
+            terminal.start(PAGE.commands("stays"))
+            await until(lambda: terminal.said.count("Registered tunnel connection") == 4, seconds=60)
+            async with mcp_session(f"https://echo.{side.stack.domain}/mcp", platform.access) as session:
+                result = await session.call_tool("hello", {"name": "guide"})
+            assert [part.text for part in result.content if isinstance(part, types.TextContent)] == ["Hello, guide!"]
 
 
 async def test_a_wrong_secret_is_refused_so_that_it_goes_on_trying_and_a_right_one_then_registers(site: Site) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support import compose
+from tests.support.registry import registry
 from tests.support.sides import python_image, tell
 
 if TYPE_CHECKING:
@@ -109,6 +110,31 @@ if CLOUDFLARED := os.environ.get("CLOUDFLARED"):
         finally:
             sides.up("cloudflared")
         compose.until(sides.works, "answering through our agent again")
+
+
+if "DOCKER_REGISTRY" in os.environ:
+
+    def test_an_image_named_by_digest_is_run_whatever_its_tag_becomes(sides: Sides, tmp_path: Path) -> None:
+        environment = sides.stack.folder / ".env"
+        before = environment.read_text()
+        with registry(tmp_path / "registry") as there:
+            pinned = there.push(sides.image)
+            environment.write_text(f"{before}\n{there.pinned('ini', pinned)}")
+            sides.up()
+            ours = sides.stack.container("mcp-gateway")
+            assert ours["Config"]["Image"] == pinned
+            other = there.move_tag(sides.image)
+            sides.stack("pull")
+            sides.stack("up", "--detach", "--wait", "--force-recreate", TUNNEL_TOKEN=sides.token)
+            again = sides.stack.container("mcp-gateway")
+            assert (again["Id"] != ours["Id"], again["Image"]) == (True, ours["Image"])
+            compose.until(sides.works, "answering from the pinned image")
+            environment.write_text(f"{before}\nPENSTOCK_IMAGE={there.tag}\n")
+            sides.up()
+            assert sides.stack.container("mcp-gateway")["Image"] == other  # who names the tag gets what it has become
+            environment.write_text(before)
+            sides.up()
+        compose.until(sides.works, "answering from the image of before")
 
 
 def test_every_container_stops_in_time_with_0(sides: Sides) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 from tests.support import ca, compose, pebble, sides
+from tests.support.pages import Page
 
 from penstock.tls import contexts
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+PAGE = Page("guides/compose.md")
 _DOCKERFILE = """
 ARG PYTHON_IMAGE
 FROM ${PYTHON_IMAGE}
@@ -64,14 +66,10 @@ def test_the_platform_starts_on_a_certificate_that_it_obtained_itself(tmp_path: 
     (secrets / "postgres-password").write_text("7cdf1e0a")
     (secrets / "database-url").write_text("postgresql://penstock:7cdf1e0a@postgres/penstock")
     (secrets / "enrolment-token").write_text("")
-    given = {
-        "PENSTOCK_IMAGE": image,
-        "POSTGRES_IMAGE": postgres,
-        "API_PORT": "18701",
-        "API_HOST": "penstock.example.com",
-        "ACME_CONTACT": "ops@example.com",
-    }
-    platform.environment({**given, "ACME_DIRECTORY": "https://pebble:14000/dir"})
+    given = dict(line.split("=", 1) for line in PAGE.blocks("acme", language="ini")[0].splitlines())
+    assert given.pop("COMPOSE_FILE").split(":") == list(platform.files[:2])  # where a file is named, as here, it is not read
+    ours = {"PENSTOCK_IMAGE": image, "POSTGRES_IMAGE": postgres, "API_PORT": "18701"}
+    platform.environment({**given, **ours, "ACME_DIRECTORY": "https://pebble:14000/dir"})
     try:
         platform("up", "--detach", "--build", "pebble")
         trusted = contexts.control_client(platform.folder / "tls/pebble.crt")

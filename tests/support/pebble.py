@@ -48,8 +48,13 @@ class Pebble:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, asks_port: int, life: int = 3600, port: int = 0) -> AsyncIterator[Pebble]:
-    """An authority that asks `asks_port` of every name, and whose certificates hold `life` seconds."""
+async def running(
+    folder: Path, *, asks_port: int, life: int = 3600, port: int = 0, customers: dict[str, str] | None = None
+) -> AsyncIterator[Pebble]:
+    """An authority that asks `asks_port` of every name, and whose certificates hold `life` seconds.
+
+    With `customers`, keys by their ids, it issues to nobody else.
+    """
     folder.mkdir(exist_ok=True)
     port, management, resolver = port or free_port(), free_port(), free_port()
     authority = ca.ca("pebble-tls")
@@ -66,6 +71,8 @@ async def running(folder: Path, *, asks_port: int, life: int = 3600, port: int =
         "tlsPort": 1,
         "certificateValidityPeriod": life,
     }
+    if customers is not None:
+        settings |= {"externalAccountBindingRequired": True, "externalAccountMACKeys": customers}
     (folder / "pebble.json").write_text(json.dumps({"pebble": settings}))
     names = ["-dns01", f"127.0.0.1:{resolver}", "-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]
     log = folder / "pebble.log"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from ipaddress import ip_address
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from penstock.config.load import RoleConfig, Section
 from penstock.config.types import ByteSize, Duration, HostPort, Networks, SecretText
@@ -15,6 +16,7 @@ from penstock.secret import Secret  # noqa: TC001 - as above
 from penstock.telemetry.log import Level  # noqa: TC001 - as above
 
 _DAY = 86_400.0
+_LEAST_MAC_KEY: Final = 16  # bytes; authorities give 32
 _DNS_NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$"
 
 
@@ -27,6 +29,26 @@ class TlsFiles(Section):
     """PEM private key of the leaf, unencrypted."""
 
 
+def _is_mac_key(value: Secret) -> Secret:
+    try:
+        key = base64.urlsafe_b64decode(value.reveal() + "=" * (-len(value.reveal()) % 4))
+    except ValueError:
+        key = b""
+    if len(key) < _LEAST_MAC_KEY:
+        msg = "is not the key that an authority gives with a key id: base64url of 16 bytes or more"
+        raise ValueError(msg)
+    return value
+
+
+class ExternalAccount(Section):
+    """What binds the account at an ACME authority to one at whoever runs it, where that issues to customers only."""
+
+    key_id: str = Field(min_length=1, max_length=500)
+    """As the authority shows it."""
+    hmac_key: Annotated[SecretText, AfterValidator(_is_mac_key)]
+    """As the authority shows it, in base64url; `{file: …}` keeps it out of the settings. Needed until the account is made."""
+
+
 class Acme(Section):
     """An ACME authority (RFC 8555) that issues the API's certificate, by HTTP-01: it asks port 80 of each name."""
 
@@ -36,6 +58,8 @@ class Acme(Section):
     """A mail address for the authority's notices."""
     directory_url: str = Field(default="https://acme-v02.api.letsencrypt.org/directory", pattern=r"^https://", max_length=1000)
     """The authority's directory; Let's Encrypt where nothing is said. Try changes out with its staging directory."""
+    external_account: ExternalAccount | None = None
+    """For an authority that asks for an external account binding."""
     names: tuple[Annotated[str, Field(pattern=_DNS_NAME, max_length=253)], ...] = Field(default=(), max_length=100)
     """DNS names of the certificate, no wildcards; `public_url`'s where nothing is said."""
     listen_addr: HostPort = HostPort("", 80)

@@ -76,12 +76,23 @@ def _signed_in(settings: Acme, folder: AcmeFolder) -> client.ClientV2:
     network = client.ClientNetwork(key, alg=ES256, user_agent="penstock", timeout=REQUEST_SECONDS)
     network.session.mount("https://", _Adapter(contexts.control_client(settings.ca_file)))
     authority = client.ClientV2(client.ClientV2.get_directory(settings.directory_url, network), network)
-    request = messages.NewRegistration.from_data(email=settings.contact, terms_of_service_agreed=settings.agree_to_terms)
+    request = messages.NewRegistration.from_data(
+        email=settings.contact,
+        terms_of_service_agreed=settings.agree_to_terms,
+        external_account_binding=_binding(settings, key, authority),
+    )
     try:
         authority.new_account(request)
     except errors.ConflictError as exc:  # how the library says that there is an account of this key
         network.account = messages.RegistrationResource(uri=exc.location, body=messages.Registration())
     return authority
+
+
+def _binding(settings: Acme, key: JWKEC, authority: client.ClientV2) -> dict[str, Any] | None:
+    if (external := settings.external_account) is None:
+        return None
+    public, secret = key.public_key(), external.hmac_key.reveal()
+    return messages.ExternalAccountBinding.from_data(public, external.key_id, secret, authority.directory)
 
 
 def _answer(authority: client.ClientV2, authorization: messages.AuthorizationResource, folder: AcmeFolder) -> None:
@@ -175,7 +186,8 @@ def _challenges(authorization: messages.AuthorizationResource) -> Sequence[Any]:
 
 _PROBLEMS: Final = {
     "rateLimited": "wait as the detail says, and try out changes with the authority's staging directory",
-    "externalAccountRequired": "an authority that binds accounts is not supported: use tls with files made by another client",
+    "externalAccountRequired": "it issues to customers only: set acme.external_account to the key id and key that it gives you",
+    "unauthorized": "check acme.external_account where the detail speaks of a binding, else who may issue for acme.names",
     "rejectedIdentifier": "it issues nothing for this name: check acme.names",
     "caa": "a CAA record of the domain forbids this authority: add it, or use another",
     "invalidContact": "check acme.contact",
