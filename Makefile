@@ -14,10 +14,10 @@ IMAGE_ARGS ?=
 SOURCES := pyproject.toml README.md $(shell find src -type f -not -name '*.pyc')
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check lint types imports fmt bench fuzz e2e image reference requirements clean venv venv-test
+.PHONY: help up test test-all check lint types imports fmt bench fuzz e2e e2e-packages image reference requirements clean venv venv-test
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 18
 
 up: venv  ## a real tool call through a real tunnel, then stay up; ARGS="--once" passes flags
 	@.venv/bin/penstock up $(ARGS)
@@ -31,7 +31,7 @@ test-all:  ## the tests on every supported Python that is installed
 	  else echo "python$$version is not installed: not run"; fi; \
 	done
 
-check: lint types imports test  ## everything CI runs
+check: lint types imports test e2e-packages  ## everything CI runs
 
 lint: venv-test  ## style
 	$(TEST_VENV)/bin/ruff check
@@ -49,6 +49,12 @@ fmt: venv-test  ## put the code into the house's form
 
 e2e: venv-test  ## real processes and real clients, minutes
 	$(TEST_VENV)/bin/python -m pytest -m e2e -o faulthandler_timeout=500 $(ARGS)
+
+# Real processes and real clients that need nothing but packages, and little time: the charts, the pages of roles and of moving.
+PACKAGES := tests/docs tests/e2e/test_chart.py tests/e2e/test_platform_chart.py tests/e2e/test_roles_page.py tests/e2e/test_stack.py
+
+e2e-packages: venv-test  ## of e2e what needs no engine and no program from elsewhere, about a minute
+	$(TEST_VENV)/bin/python -m pytest -m e2e $(PARALLEL) $(PACKAGES)
 
 fuzz: venv-test  ## look for inputs that break parsers, a minute each; ARGS="--seconds 600 requests"
 	$(TEST_VENV)/bin/python -m fuzz $(ARGS)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from penstock.agent.diagnosis import explain
@@ -85,6 +86,8 @@ class EdgeConnection:
         self._has_unregistered = False
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the link is gone."""
+        self.is_local = False
+        """Whether the edge is on this machine, and needs no network."""
         self.reason = ""
         """Why it went, as far as it is known."""
         self.on_notice: Callable[[Notice], None] = _ignore
@@ -104,6 +107,7 @@ class EdgeConnection:
         """Dial and register. UnavailableError or IdentityError when that fails; RegistrationRefusedError by the edge's word."""
         limits = self._plan.limits
         transport = await self._dial(limits.dial_seconds)
+        self.is_local = _is_local(transport.get_extra_info("peername"))
         transport.set_protocol(self._link)
         self._link.connection_made(transport)
         transport.resume_reading()
@@ -233,6 +237,11 @@ class EdgeConnection:
 def said(exc: Exception | None) -> str:
     """A link's end, for the log."""
     return "closed" if exc is None else (str(exc) or type(exc).__name__)[:200]
+
+
+def _is_local(peer: tuple[str, int] | None) -> bool:
+    """Whether a socket's other end is reached over loopback."""
+    return peer is not None and ip_address(peer[0].partition("%")[0]).is_loopback
 
 
 def _ignore(_: Notice) -> None:

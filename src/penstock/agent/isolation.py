@@ -3,6 +3,9 @@
 Where it shares the proxy's network namespace, as in the published Compose file, and the proxy's container starts again, the
 engine makes a new namespace and the old one loses every interface but loopback. No link can ever come back there, and only a
 process that starts anew is put into the new one: so the agent ends, and its engine starts it.
+
+Links die of it only when their pings are not answered, seconds later. What tells a namespace that was left behind from one that
+was merely cut off, and may be given its interfaces back, is that nobody listens in it any more: the proxy is elsewhere.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from penstock.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-_LOOK_EVERY: Final = 1.0  # seconds
+_LOOK_EVERY: Final = 0.5  # seconds
 _LOOPBACK: Final = re.compile(r"lo\d*|loopback_\d+")  # as Linux, BSD and Windows name it
 _IFF_UP: Final = 1  # linux/include/uapi/linux/if.h
 _SURE_AFTER: Final = 3  # looks in a row: interfaces go and come back when a network is configured anew
@@ -41,16 +44,19 @@ def _is_up(name: str) -> bool:
 
 
 async def until_isolated(
-    has_links: Callable[[], bool], *, look: Callable[[], frozenset[str]] = interfaces, every: float = _LOOK_EVERY
+    has_life: Callable[[], Awaitable[bool]], *, look: Callable[[], frozenset[str]] = interfaces, every: float = _LOOK_EVERY
 ) -> NoReturn:
-    """Raises UnavailableError once all interfaces that there were are gone and no link lives; waits for ever where none was."""
+    """Raises UnavailableError once all interfaces that there were are gone and nothing shows life, which is asked only then.
+
+    Waits for ever where there was none.
+    """
     seen = 0
     had = bool(look())
     while True:
         await asyncio.sleep(every)
         here = look()
         had = had or bool(here)
-        seen = seen + 1 if had and not here and not has_links() else 0
+        seen = seen + 1 if had and not here and not await has_life() else 0
         if seen >= _SURE_AFTER:
             raise UnavailableError(
                 "the network is gone: every interface but loopback was taken away",

@@ -67,6 +67,17 @@ class Origin:
         """Streams being relayed."""
         return len(self._live)
 
+    async def is_there(self) -> bool:
+        """Whether something listens at it; it is given a second, which is long for a machine's own loopback."""
+        if self._place is None:
+            return False
+        try:
+            transport = await dial_tcp(*self._place, timeout=1.0)
+        except PenstockError:
+            return False
+        cut(transport)
+        return True
+
     def serve(self, stream: LinkStream) -> None:
         """Answer a request an edge opened."""
         kind = dict(stream.headers).get(metadata.UPGRADE)

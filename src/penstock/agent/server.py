@@ -19,7 +19,7 @@ from penstock.agent.origin import Origin
 from penstock.agent.reach import Reach
 from penstock.agent.supervisor import Supervisor
 from penstock.config.types import HostPort
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, UnavailableError
 from penstock.net.loop import raise_descriptor_limit
 from penstock.net.tasks import Tasks
 from penstock.protocol.http2 import WindowBudget
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from penstock.agent.config import AgentConfig, AgentLimits
+    from penstock.agent.connection import EdgeConnection
     from penstock.protocol.token import TunnelToken
 
 _FEW_STREAMS: Final = 1000  # below it a busy agent meets its limit, and somebody should know before
@@ -48,6 +49,7 @@ class _Running:
     trust: EdgeTrust
     plan: LinkPlan
     supervisor: Supervisor
+    origin: Origin
 
 
 class Agent:
@@ -88,8 +90,11 @@ class Agent:
     @property
     def buffered(self) -> int:
         """Bytes on their way to edges that the operating system has not taken: what a slow reader costs this process."""
-        connections = self._running.supervisor.connections if self._running is not None else ()
-        return sum(connection.buffered for connection in connections)
+        return sum(connection.buffered for connection in self._connections)
+
+    @property
+    def _connections(self) -> Sequence[EdgeConnection]:
+        return self._running.supervisor.connections if self._running is not None else ()
 
     @property
     def metrics_address(self) -> HostPort | None:
@@ -121,7 +126,7 @@ class Agent:
         if self._admin is not None:
             await self._admin.start()
         supervisor = self._supervise(plan, edges)
-        self._running = _Running(token, trust, plan, supervisor)
+        self._running = _Running(token, trust, plan, supervisor, origin)
         supervisor.start()
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
@@ -140,7 +145,19 @@ class Agent:
 
     async def until_failed(self) -> NoReturn:
         """Raises UnavailableError when the network it lives in is dead; for the program that runs this role alone."""
-        await until_isolated(lambda: self.links > 0)
+        try:
+            await until_isolated(self._has_life)
+        except UnavailableError:
+            for connection in self._connections:
+                connection.abort()  # nobody is there who could be told that we go
+            raise
+
+    async def _has_life(self) -> bool:
+        """Whether a link is up that needs no interface; or any, and the proxy is still beside us, where it can come back."""
+        links = self._connections
+        return any(link.is_local for link in links) or (
+            bool(links) and self._running is not None and await self._running.origin.is_there()
+        )
 
     async def stop(self) -> None:
         """Unregister, let streams finish within the grace period, end."""
