@@ -62,7 +62,8 @@ async def measure(folder: Path, peers: dict[str, Path], requests: int, rounds: i
                 found.paced[name, way.name] = await paced_load(
                     way.open, post(way.echo), connections=CONNECTIONS, seconds=6, rate=rate
                 )
-        found.beside_bulk = await beside_bulk(chain, rate=found.full["chain"].rate / 20, seconds=4, rounds=rounds)
+        apart = [way for way in all_ways.values() if way.source is not None]
+        found.beside_bulk = await beside_bulk(apart, rate=found.full["chain"].rate / 20, seconds=4, rounds=rounds)
         upstream = programs.ports["upstream"]
         found.far = await far_away(folder / "far", upstream, rate=found.full["chain"].rate / 20, seconds=4)
         if streams:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import statistics
 import time
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from tests.support.chain import Chain
 
-from bench.load import Connection, Result, get, opened, paced_load, post
+from bench.download import downloading
+from bench.load import Result, get, opened, paced_load, post
 from bench.programs import free_port
 from bench.ways import tunnelled
 from penstock.client.streams import TunnelStreams
@@ -81,22 +83,30 @@ def median_ms(seconds: list[float]) -> float:
 # --- beside a bulk download -------------------------------------------------------------------------------------------
 
 
+SLOW_DOWNLOAD = 12_500_000  # bytes a second: 100 Mbit/s, at which no process here is short of a core
+
+
 @dataclass(frozen=True)
 class Beside:
+    """Small requests of one caller: alone, beside another's download as fast as it goes, and beside one at SLOW_DOWNLOAD."""
+
     alone: Result
     with_bulk: Result
+    with_slow: Result
 
 
-async def beside_bulk(way: Way, *, rate: float, seconds: float, rounds: int) -> Beside:
-    """Small requests at `rate`, alone and while one connection downloads without a break, by turns."""
-    alone: list[Result] = []
-    together: list[Result] = []
+async def beside_bulk(all_of_them: Iterable[Way], *, rate: float, seconds: float, rounds: int) -> dict[str, Beside]:
+    """Small requests at `rate`, alone and while another process downloads without a break, by turns."""
+    found: dict[str, tuple[list[Result], ...]] = {}
     for _ in range(rounds):
-        alone.append(await paced_load(way.open, post(way.echo), connections=32, seconds=seconds, rate=rate))
-        async with opened(way.events, get(way.stream, "/bulk"), Connection.ask, 1) as (bulk,):
-            bulk.ask()
-            together.append(await paced_load(way.open, post(way.echo), connections=32, seconds=seconds, rate=rate))
-    return Beside(_joined(alone), _joined(together))
+        for way in all_of_them:
+            assert way.source is not None
+            slow = dataclasses.replace(way.source, rate=SLOW_DOWNLOAD)
+            beside = [contextlib.nullcontext(), downloading(way.source), downloading(slow)]
+            for context, results in zip(beside, found.setdefault(way.name, ([], [], [])), strict=True):
+                async with context:
+                    results.append(await paced_load(way.open, post(way.echo), connections=32, seconds=seconds, rate=rate))
+    return {name: Beside(*(_joined(results) for results in kinds)) for name, kinds in found.items()}
 
 
 def _joined(results: list[Result]) -> Result:

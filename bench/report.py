@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from bench.latency import FAR, median_ms
+from bench.latency import FAR, SLOW_DOWNLOAD, median_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Findings:
     first_events: dict[str, list[float]] = field(default_factory=dict)
     full: dict[str, Result] = field(default_factory=dict)
     paced: dict[tuple[str, str], Result] = field(default_factory=dict)
-    beside_bulk: Beside | None = None
+    beside_bulk: dict[str, Beside] = field(default_factory=dict)
     far: Distant | None = None
     memory: Memory | None = None
 
@@ -64,6 +64,8 @@ def render(found: Findings) -> str:
             "### Latency",
             "",
             *_latency(found),
+            "",
+            *_beside(found),
             "",
             *_streams(found),
             *_memory(found),
@@ -147,11 +149,19 @@ def _latency(found: Findings) -> Iterator[str]:
         yield f"| p50, callers {FAR * 1e3:.0f} ms away from the edge, light load | | {later.percentile(50):.1f} ms |"
         first = f"{found.far.first_call * 1e3:.0f} ms: {found.far.round_trips:.1f} round trips"
         yield f"| a process's first call from there, control (near) asked first | | {first} |"
-    if found.beside_bulk is not None:
-        alone, together = found.beside_bulk.alone.percentile(99), found.beside_bulk.with_bulk.percentile(99)
-        yield f"| p99, light load, alone | | {alone:.2f} ms |"
-        beside = f"{together:.2f} ms: {together / alone:.1f} times"
-        yield f"| p99, light load, beside one bulk download (target: ≤ 2 times) | | {beside} |"
+
+
+def _beside(found: Findings) -> Iterator[str]:
+    slow = f"{SLOW_DOWNLOAD * 8 // 1_000_000} Mbit/s"
+    yield f"| p99 of small requests at the same pace | alone | beside one download | beside one at {slow} |"
+    yield "| --- | --- | --- | --- |"
+    for way, beside in found.beside_bulk.items():
+        alone = beside.alone.percentile(99)
+        others = [
+            f"{ms:.2f} ms: {ms / alone:.1f} times" for ms in (beside.with_bulk.percentile(99), beside.with_slow.percentile(99))
+        ]
+        target = " (target: ≤ 2 times)" if way == "chain" else ""
+        yield f"| {way}{target} | {alone:.2f} ms | {' | '.join(others)} |"
 
 
 def _streams(found: Findings) -> Iterator[str]:

@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import httpx2
 import psutil
 from tests.support.chain import Chain
 
+from bench.download import Source, trusting_the_pair
 from bench.programs import Programs
 from penstock.client.streams import TunnelStream, TunnelStreams
 from penstock.net.dial import dial_tcp, dial_tls
 from penstock.net.transports import Parked
 from penstock.net.upgrade import request_upgrade
 from penstock.net.websocket import open_websocket
-from penstock.tls import rules
 from penstock.up.ports import choose_free
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class Way:
     hops: dict[str, psutil.Process]
     events: Open
     """As `open`, to the upstream that has event streams and downloads; peers that only pass bytes on have no such way."""
+    source: Source | None = None
+    """The same upstream, for a caller in another process."""
 
     @property
     def echo(self) -> str:
@@ -96,7 +97,11 @@ async def nowhere(connection: Connection) -> None:
 
 def through_chain(chain: Chain, streams: TunnelStreams) -> Way:
     hops = {name: psutil.Process(chain.roles[name].process.pid) for name in ("edge", "agent", "proxy")}
-    return tunnelled("chain", chain.stack.domain, streams, hops)
+    return dataclasses.replace(tunnelled("chain", chain.stack.domain, streams, hops), source=source_of(chain))
+
+
+def source_of(chain: Chain, port: int = 0) -> Source:
+    return Source(chain.access.api_url, chain.access.api_key.reveal(), f"events.{chain.stack.domain}", port)
 
 
 def tunnelled(name: str, domain: str, streams: TunnelStreams, hops: dict[str, psutil.Process]) -> Way:
@@ -181,19 +186,9 @@ async def through_haproxy(chain: Chain, streams: TunnelStreams, programs: Progra
     pair = chain.stack.certificate_file.read_text() + chain.stack.key_file.read_text()
     port = programs.start_haproxy(pair, {f"echo.{domain}": echo, f"events.{domain}": events})
     await until_open(port)
-    sample = await streams.open(f"echo.{domain}")
-    sample.websocket.abort()
-
-    def to(host: str) -> Open:
-        async def open_it(connection: Connection) -> None:
-            anchors = rules.usable_anchors(sample.resolution.trust_anchors, datetime.now(UTC))
-            context = await sample.credentials.inner([anchor.pem for anchor in anchors])
-            connection.take(await dial_tls("127.0.0.1", port, context=context, server_hostname=host))
-
-        return open_it
-
+    echoes, streaming = [await trusting_the_pair(streams, f"{route}.{domain}", port) for route in ("echo", "events")]
     hops = {"haproxy": psutil.Process(programs.processes["haproxy"].pid)}
-    return Way("haproxy", to(f"echo.{domain}"), domain, hops, to(f"events.{domain}"))
+    return Way("haproxy", echoes, domain, hops, streaming, source_of(chain, port))
 
 
 async def through_port(name: str, programs: Programs, port: int, processes: tuple[str, ...]) -> Way:
