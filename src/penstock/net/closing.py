@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.net.transports import LayeredTransport, StreamTransport, cut
+from penstock.net.layered import LayeredTransport
+from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import acknowledged
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from penstock.net.closing import close_gently
-from penstock.net.transports import LayeredTransport, Parked
+from penstock.net.layered import LayeredTransport
+from penstock.net.transports import Parked
 
 if TYPE_CHECKING:
     import asyncio

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from penstock.net.closing import END_TIMEOUT, STALL_TIMEOUT, close_gently, taken
+from penstock.net.layered import LayeredTransport
 from penstock.net.sockets import BoundedReader, room_of
-from penstock.net.transports import LayeredTransport, StreamTransport, cut
+from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from penstock.net.closing import END_TIMEOUT, close_gently
+from penstock.net.layered import LayeredTransport
 from penstock.net.sockets import READ_MOST
-from penstock.net.transports import CLOSED, OPEN, OPENING, LayeredTransport, cut
+from penstock.net.transports import CLOSED, OPEN, OPENING, cut
 
 if TYPE_CHECKING:
     import asyncio

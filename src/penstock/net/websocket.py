@@ -11,7 +11,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from penstock.net.closing import END_TIMEOUT, close_gently
-from penstock.net.transports import CLOSING, OPEN, LayeredTransport, cut
+from penstock.net.layered import LayeredTransport
+from penstock.net.transports import CLOSING, OPEN, cut
 from penstock.protocol.websocket import GOING_AWAY, NORMAL, Close, Ping, Role, Violation, WebSocketCodec
 
 if TYPE_CHECKING:
