@@ -11,8 +11,10 @@ from urllib.parse import parse_qsl
 
 import pytest
 import structlog
+from tests.support.forwarder import Forwarder
 from tests.support.site import Echo, Origin, until
 
+from penstock.config.types import HostPort
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, IdentityError, UnavailableError
 from penstock.schema.edges import EdgeEnrolmentRequest, fresh_message
@@ -205,6 +207,27 @@ async def test_without_control_an_edge_restarts_on_its_last_snapshot_and_catches
         async with control.running(port):
             await until(lambda: not alone.feed.directory.tunnels)
             await alone.stop()
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])  # the forwarder's
+async def test_a_poll_on_a_connection_that_died_in_silence_is_given_up_and_the_feed_goes_on_when_control_is_back(
+    control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.edge.follow._REPORT", 0.2)
+    monkeypatch.setattr("penstock.edge.follow._ANSWER", 0.5)
+    monkeypatch.setattr("penstock.edge.presence._EVERY", 0.1)
+    async with control.running(), asyncio.timeout(30), Forwarder(HostPort("127.0.0.1", control.port)) as between:
+        edge = fresh(control, folder, enrolment_token_file=token_file, control_url=f"http://{between.address}")
+        await edge.start()
+        await until(lambda: len(control.requests) >= 4)  # the long poll and a report are there
+        assert not edge.feed.is_interrupted
+        between.silence()
+        await until(lambda: edge.feed.is_interrupted, seconds=10)  # far sooner than the poll ends
+        control.site.tunnels = ()
+        control.publish()
+        between.heal()
+        await until(lambda: not edge.feed.directory.tunnels and not edge.feed.is_interrupted, seconds=10)
+        await edge.stop()
 
 
 async def test_a_snapshot_that_was_changed_on_disk_is_dropped(control: Control, folder: Path, token_file: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 from tests.support import ca
 from tests.support.ca import DOMAIN, HOST
+from tests.support.current import current
 from tests.support.rawagent import CONNECTOR, accept, raw_agent
-from tests.support.site import Echo, Origin, Stalled, caller_record, tunnel, until
+from tests.support.site import AWAY, Echo, Origin, Stalled, caller_record, tunnel, until
 
 from penstock.errors import UnavailableError
 from penstock.net.streams import ByteStream
@@ -80,6 +81,41 @@ async def test_a_certificate_issued_a_moment_ago_is_waited_for(site: Site) -> No
         site.callers = (*site.callers, caller_record(newcomer))
         site.publish(edge)
         assert (await asking)[0][:2] == (502, "agent_unavailable")  # admitted: only the agent is missing
+
+
+async def test_while_control_is_away_what_may_only_be_too_new_is_refused_for_now_and_afterwards_for_good(site: Site) -> None:
+    newcomer = ca.caller(site.caller_ca, caller_id="clr_01Newcomer")
+    spent = ca.caller(site.caller_ca, caller_id="clr_01Spent")
+    bare = tunnel(id="tnl_01Bare", wire_id=str(uuid.uuid4()), domain="bare.tunnel.example.com", certificates=0)
+    foreign = tunnel(
+        id="tnl_01Other", wire_id=str(uuid.uuid4()), domain="other.tunnel.example.com", workspace_id="wrkspc_01Other"
+    )
+    site.tunnels = (*site.tunnels, bare, foreign)
+    site.callers = (*site.callers, caller_record(spent, expires_at=datetime.now(UTC)))
+    asked = [
+        {"pair": newcomer},
+        {"host": "echo.unheard.tunnel.example.com"},
+        {"host": f"echo.{foreign.domain}"},
+        {"host": f"echo.{bare.domain}"},
+    ]
+    async with site.edge(control_url=AWAY) as edge:
+        answers = {await refusal(site, edge, **each) for each in asked}  # at once: nothing is waited for
+        assert len(answers) == 1, answers  # alike, or they would tell an unknown tunnel from a foreign one
+        (status, code, text) = answers.pop()
+        assert (status, code) == (502, "agent_unavailable")
+        assert b"cannot reach its control plane" in text
+        assert (await site.ask(edge, pair=newcomer))[0].header(b"retry-after") == b"1"
+        assert (await refusal(site, edge, pair=spent))[:2] == (403, "caller_forbidden")  # no news can make it valid
+        async with current(site.feed_key) as control:
+            edge._follower._client.base_url = control.url
+            await until(lambda: not edge.feed.is_interrupted)
+            final = [(await refusal(site, edge, **each))[:2] for each in asked]
+        assert final == [
+            (403, "caller_forbidden"),
+            (404, "tunnel_not_found"),
+            (404, "tunnel_not_found"),
+            (403, "certificate_missing"),
+        ]
 
 
 async def test_a_certificate_of_another_ca_ends_in_the_handshake(site: Site) -> None:

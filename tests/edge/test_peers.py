@@ -71,9 +71,12 @@ def record(site: Site, edge: Edge) -> EdgeRecord:
     return EdgeRecord(name=name, serials=(serial,), host=address.host, port=address.port, server_name=edge_server_name(name))
 
 
-async def tell(edge: Edge, *names: str) -> None:
+async def tell(site: Site, edge: Edge, *names: str) -> None:
     """Control says that these edges hold the tunnel."""
-    await edge._presence._report(Told(*names))
+    told = Told(*names)
+    if (hears := site.controls.get(edge.sessions.name)) is not None:
+        hears.holders = told.holders
+    await edge._presence._report(told)
 
 
 @contextlib.asynccontextmanager
@@ -83,7 +86,7 @@ async def cluster(site: Site, **settings: Any) -> AsyncIterator[tuple[Edge, Edge
     async with site.edge("edge-1", **settings) as holder, site.edge("edge-2", **settings) as other:
         site.edges = (record(site, holder), record(site, other))
         site.publish(holder, other)
-        await tell(other, "edge-1")
+        await tell(site, other, "edge-1")
         yield holder, other
 
 
@@ -152,7 +155,7 @@ async def test_edges_that_say_nothing_take_no_longer_together_than_one_may(site:
             await agent.register()
         site.edges = tuple(record(site, edge) for edge in (other, *silent))
         site.publish(other, *silent)
-        await tell(other, *(edge.sessions.name for edge in silent))
+        await tell(site, other, *(edge.sessions.name for edge in silent))
         began = asyncio.get_running_loop().time()
         response, _ = await site.ask(other)
         assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
@@ -230,7 +233,7 @@ async def test_a_dead_edge_is_skipped_at_once_and_left_alone_for_a_while(site: S
         dead = site.edges[0].model_copy(update={"name": "edge-9", "serials": ("09",), "port": 9})
         site.edges = (*site.edges, dead)
         site.publish(holder, other)
-        await tell(other, "edge-1", "edge-9")
+        await tell(site, other, "edge-1", "edge-9")
         for _ in range(6):
             async with asyncio.timeout(2):
                 stream, _ = await site.open(other)
@@ -246,7 +249,7 @@ async def test_with_nobody_to_pass_it_to_the_answer_says_when_to_come_back(site:
 
 async def test_a_stream_that_was_passed_on_is_never_passed_on_again(site: Site) -> None:
     async with cluster(site) as (holder, other):
-        await tell(holder, "edge-2")  # each believes that the other holds it
+        await tell(site, holder, "edge-2")  # each believes that the other holds it
         async with asyncio.timeout(5):
             response, _ = await site.ask(other)
         assert response.status == 502

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
+from tests.support.forwarder import Forwarder
 from tests.support.load import CALLERS, answering, calling, holding
 from tests.support.site import until
 from tests.support.store import server
 from tests.support.world import World, world
 
 from penstock.client.control import ControlClient
+from penstock.config.types import HostPort
 from penstock.edge.config import EdgeLimits
 from penstock.net.transports import cut
 from penstock.secret import Secret
+from penstock.tls.names import edge_server_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,6 +82,23 @@ async def test_live_links_are_listed_with_their_edge_and_agent(cluster: Cluster)
             await asyncio.sleep(0.05)
     assert len({link.agent_id for link in links}) == 1
     assert all(link.version and link.tunnel_id == cluster.side.stack.tunnel_id for link in links)
+
+
+async def test_a_caller_newer_than_an_edges_interrupted_feed_is_served_by_another_edge(cluster: Cluster) -> None:
+    async with Forwarder(HostPort.parse(cluster.world.control.url.removeprefix("http://"))) as between:
+        behind = await cluster.world.add_edge("edge-behind", control_url=f"http://{between.address}")
+        between.silence()
+        between.cut()
+        await until(lambda: behind.feed.is_interrupted)
+        async with cluster.world.streams() as streams:
+            await (await streams.open(f"echo.{cluster.side.stack.domain}")).start_tls()
+            tunnel_id = cluster.side.stack.tunnel_id
+            streams._whereabouts._holders[tunnel_id] = edge_server_name("edge-behind")  # the first to be asked
+            refused = behind.metrics.opened.labels("agent_unavailable")._value.get
+            before = refused()
+            await (await streams.open(f"echo.{cluster.side.stack.domain}")).start_tls()
+            assert refused() == before + 1
+        await behind.stop()
 
 
 async def test_an_edge_dies_and_every_next_call_is_served_within_two_seconds(cluster: Cluster) -> None:

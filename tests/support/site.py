@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.support import ca
 from tests.support.ca import CALLER, DOMAIN, HOST, ORGANIZATION, WORKSPACE
+from tests.support.current import current
 
 from penstock.agent.config import AgentConfig
 from penstock.agent.server import Agent
@@ -43,11 +44,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from tests.support.current import Current
+
     from penstock.tls.certs import KeyPair
 
 SECRET = bytes(range(32))
 TUNNEL_ID = uuid.UUID("9a1b0c4e-0000-4000-8000-000000000001")
 ACCOUNT = "acct-test"
+AWAY = "http://127.0.0.1:9"  # discard: nothing answers, an edge lives on what it has
 
 
 def tunnel(**changes: Any) -> TunnelRecord:
@@ -92,6 +96,8 @@ class Site:
     caller_ca_pem: str = ""
     told_cas: tuple[certs.Authority, ...] = ()
     edge_names: list[str] = field(default_factory=lambda: [metadata.EDGE_SERVER_NAME, metadata.PROBE_SERVER_NAME])
+    controls: dict[str, Current] = field(default_factory=dict[str, "Current"])
+    """What each edge hears, by its name."""
     edge_validity: certs.Validity = field(default_factory=ca.valid)
 
     def __post_init__(self) -> None:
@@ -158,7 +164,7 @@ class Site:
         if name in self.enrolled:
             (folder / "addresses").unlink(missing_ok=True)  # enrolled by hand, wherever it listens next
         values: dict[str, Any] = {
-            "control_url": "http://127.0.0.1:9",  # discard: nothing answers, the edge lives on what it has
+            "control_url": AWAY,
             "state_dir": folder,
             "name": name,
             "callers_addr": "127.0.0.1:0",
@@ -169,14 +175,19 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def edge(self, name: str = "edge-1", **settings: Any) -> AsyncIterator[Edge]:
-        edge = Edge(self.edge_config(name, **{"limits": {"stop_seconds": 1.0}, **settings}))
-        await edge.start()
-        try:
-            yield edge
-        finally:
-            async with asyncio.timeout(10):
-                await edge.stop()
-                await self.hang_up()
+        """An edge that control has told that what it holds is current; one with a `control_url` is left to that."""
+        async with contextlib.AsyncExitStack() as stack:
+            if "control_url" not in settings:
+                self.controls[name] = await stack.enter_async_context(current(self.feed_key))
+                settings["control_url"] = self.controls[name].url
+            edge = Edge(self.edge_config(name, **{"limits": {"stop_seconds": 1.0}, **settings}))
+            await edge.start()
+            try:
+                yield edge
+            finally:
+                async with asyncio.timeout(10):
+                    await edge.stop()
+                    await self.hang_up()
 
     # --- the agent --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ _HINTS: Final = {
     TunnelErrorCode.CALLER_FORBIDDEN: "your certificate is revoked, or your address is not allowed; get a new API key",
     TunnelErrorCode.CERTIFICATE_MISSING: "register a CA certificate: without one nobody can tell the proxy from an impostor",
     TunnelErrorCode.RATE_LIMITED: "try again after the time it names",
-    TunnelErrorCode.AGENT_UNAVAILABLE: "no agent holds a link; look for `Registered tunnel connection` in the agent's log",
+    TunnelErrorCode.AGENT_UNAVAILABLE: "try again; if it stays, look for `Registered tunnel connection` in the agent's log",
     TunnelErrorCode.NO_INGRESS: "the agent has no target; start it with --url http://localhost:8080",
     TunnelErrorCode.PROXY_UNREACHABLE: "the agent runs but nothing listens on its --url; is the proxy up?",
     TunnelErrorCode.UPGRADE_REQUIRED: "whatever answers there is not asked for a WebSocket; is the edge's address right?",

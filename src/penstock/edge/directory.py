@@ -48,6 +48,10 @@ class Directory:
         """The tunnel of `host` (normalized): `<route>.<domain>`, or the bare domain, which a stock caller sends."""
         return self.domains.get(host.partition(".")[2]) or self.domains.get(host)
 
+    def knows(self, serial: str) -> bool:
+        """Whether there is a caller or an edge with a certificate of this serial."""
+        return serial in self.callers or serial in self.edges
+
 
 def _ders(pem: str) -> tuple[bytes, ...]:
     return tuple(certs.certificate_to_der(ca) for ca in certs.load_bundle(pem)[:MAX_CAS]) if pem else ()

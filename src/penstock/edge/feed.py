@@ -56,6 +56,8 @@ class Feed:
     def __init__(self, *, stale_limit: float, clock: Callable[[], float]) -> None:
         self.directory: Directory = NOTHING
         self.confirmed_at: float | None = None
+        self.is_interrupted = True
+        """Whether control's last word is missing: what is not in the directory may only be newer than it."""
         self.floor = -1
         """What no version may be below, whatever the disk gave back: the highest that was ever held."""
         self._stale_limit = stale_limit

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _WAIT: Final = 25  # seconds a long poll stays: below the 30 s at which common proxies cut
 _ANSWER: Final = 10.0  # seconds for anything but the wait
+_REPORT: Final = 5.0  # seconds for a report: one that takes as long as half the lease is as good as lost
 _SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane that is not there yet
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
@@ -60,6 +61,7 @@ class Follower:
         self._state = state
         self._feed = feed
         self._log = log
+        self._poll: asyncio.Timeout | None = None
         self._client = httpx2.AsyncClient(
             base_url=config.control_url,
             verify=contexts.control_client(config.control_ca_file),
@@ -218,11 +220,31 @@ class Follower:
         waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=2.0)  # 5 s is what a revocation may take
         while True:
             try:
-                await self._pull(identity, wait=_WAIT)
+                await self._next(identity)
                 waits.reset()
             except PenstockError as exc:
+                self._feed.is_interrupted = True
                 self._log.warning("feed interrupted", reason=exc.public, detail=exc.detail, hint=exc.hint)
                 await asyncio.sleep(waits.next())
+
+    def doubt(self) -> None:
+        """Control does not answer on another connection: what a poll waits on may be dead, too, and is tried anew."""
+        if self._poll is not None and not self._feed.is_interrupted:
+            self._feed.is_interrupted = True
+            self._poll.reschedule(asyncio.get_running_loop().time())
+
+    async def _next(self, identity: EdgeIdentity) -> None:
+        """One poll: a long one, or while the feed is interrupted a short one, which says at once whether it still is."""
+        if self._feed.is_interrupted:
+            await self._pull(identity, wait=0)
+            return
+        try:
+            async with asyncio.timeout(None) as self._poll:
+                await self._pull(identity, wait=_WAIT)
+        except TimeoutError:
+            return  # in doubt
+        finally:
+            self._poll = None
 
     async def _pull(self, identity: EdgeIdentity, *, wait: int) -> None:
         """One request: what is newer than what is held, or the word that nothing is."""
@@ -239,6 +261,7 @@ class Follower:
                 body = await _read_body(response)
         except httpx2.HTTPError as exc:
             raise self._no_answer(exc) from exc
+        self._poll = None  # what was brought is also kept, whole
         now = self._clock()
         fresh = _signature(response.headers.get(_FRESH, ""))
 
@@ -261,6 +284,7 @@ class Follower:
                 raise self._unknown()
             case status:
                 raise UnavailableError("the control plane does not give the feed", detail=f"status {status}")
+        self._feed.is_interrupted = False
 
 
 class ControlReporter:
@@ -284,7 +308,7 @@ class ControlReporter:
 
     async def _ask(self, method: str, path: str, body: object) -> httpx2.Response:
         try:
-            response = await self._client.request(method, path, json=body, headers=self._headers)
+            response = await self._client.request(method, path, json=body, headers=self._headers, timeout=_REPORT)
         except httpx2.HTTPError as exc:
             raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
         if response.status_code not in {200, 204}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from http.client import SWITCHING_PROTOCOLS
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -27,7 +28,7 @@ from penstock.protocol.metadata import EDGE, EVENT, LINK, REPLICA
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from cryptography import x509
     from structlog.typing import FilteringBoundLogger
@@ -200,8 +201,10 @@ class Ingress:
         """A caller asks for events."""
         try:
             identity = (await self._asked_over_tls(request)).identity
-            await self._feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
-            self.events.accept(request, known_caller(self._feed.directory, identity, datetime.now(UTC)).serial)
+            await self._in_feed(lambda directory: identity.serial in directory.callers)
+            with self._perhaps_newer(identity.serial):
+                caller = known_caller(self._feed.directory, identity, datetime.now(UTC))
+            self.events.accept(request, caller.serial)
             if self._stopping:
                 self.events.tell(Event(events.DRAINING), (identity.serial,))
         except TunnelError as exc:
@@ -215,8 +218,9 @@ class Ingress:
         if serial is None:
             self._check_source(request)
             return by_caller(der)
-        await self._feed.wait_until(lambda directory: serial in directory.edges, self._limits.feed_wait_seconds)
-        return by_edge(request, serial, self._feed.directory, self._callers_ca())
+        await self._in_feed(lambda directory: serial in directory.edges)
+        with self._perhaps_newer(serial):
+            return by_edge(request, serial, self._feed.directory, self._callers_ca())
 
     def _check_source(self, request: UpgradeRequest) -> None:
         peer = request.transport.get_extra_info("peername")
@@ -230,14 +234,36 @@ class Ingress:
 
     async def _admit(self, identity: CallerIdentity, host: str) -> Admission:
         feed = self._feed
-        await feed.wait_until(lambda directory: identity.serial in directory.callers, self._limits.feed_wait_seconds)
+        await self._in_feed(lambda directory: identity.serial in directory.callers)
         if feed.is_stale:
             raise TunnelError(
                 TunnelErrorCode.AGENT_UNAVAILABLE,
                 "this edge has had no word from its control plane for too long",
                 retry_after=RETRY_AFTER,
             )
-        return admit_caller(feed.directory, identity, host, datetime.now(UTC))
+        with self._perhaps_newer(identity.serial):
+            return admit_caller(feed.directory, identity, host, datetime.now(UTC))
+
+    async def _in_feed(self, holds: Callable[[Directory], bool]) -> None:
+        """Give the feed a moment to bring what control issued a moment ago."""
+        await self._feed.wait_until(holds, 0.0 if self._feed.is_interrupted else self._limits.feed_wait_seconds)
+
+    @contextlib.contextmanager
+    def _perhaps_newer(self, serial: str) -> Generator[None]:
+        """No record is a reason to refuse for good only while control is heard: otherwise the record may be on its way.
+
+        A foreign tunnel is answered as an unknown one then too, or the answer would tell the two apart.
+        """
+        try:
+            yield
+        except TunnelError as exc:
+            is_known = exc.code is TunnelErrorCode.CALLER_FORBIDDEN and self._feed.directory.knows(serial)
+            if is_known or not self._feed.is_interrupted:
+                raise
+            raise unavailable(
+                "this edge cannot reach its control plane, and what it knows does not allow this; it may be too new",
+                detail=exc.code.value,
+            ) from exc
 
     async def _pass_on(
         self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat, none: NoLinkError

@@ -46,10 +46,12 @@ class Presence:
         log: FilteringBoundLogger,
         *,
         usage: Callable[[], Iterable[LinkUsage]] = tuple,
+        on_silence: Callable[[], None] = lambda: None,
     ) -> None:
         self.incarnation = str(uuid4())
         self._links = links
         self._usage = usage
+        self._on_silence = on_silence
         self._used: Mapping[str, LinkUsage] = {}
         self._used_at = 0.0
         self._log = log
@@ -82,6 +84,7 @@ class Presence:
                 if heard:  # the feed's follower says the rest, and often enough
                     self._log.warning("presence not reported", reason=exc.public, detail=exc.detail)
                 heard = False
+                self._on_silence()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):  # not `wait_for`: before 3.12 that loses a cancellation
                     await self._changed.wait()

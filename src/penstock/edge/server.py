@@ -55,7 +55,7 @@ class Edge:
         )
         if config.worker is not None and config.workers > 1:
             self.sessions.worker = (config.worker, config.workers)
-        self._presence = Presence(self.sessions.reports, self._log, usage=self.sessions.usage)
+        self._presence = Presence(self.sessions.reports, self._log, usage=self.sessions.usage, on_silence=self._follower.doubt)
         self.sessions.on_change = self._presence.change
         self._peers = Peers(
             config.name,
