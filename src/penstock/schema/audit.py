@@ -9,7 +9,9 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from penstock.schema.wire import Wire
 
 ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
     # Tunnels, as published.
@@ -70,10 +72,8 @@ ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-class Actor(BaseModel):
+class Actor(Wire):
     """Who did it, and from where as far as that is known."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str
     id: str
@@ -81,10 +81,10 @@ class Actor(BaseModel):
     user_agent: str | None = None
 
 
-class Activity(BaseModel):
+class Activity(Wire):
     """One activity; its own fields (`tunnel_id`, …) stand beside the common ones."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     id: str
     type: str
@@ -100,10 +100,8 @@ class Activity(BaseModel):
     """Hex SHA-256 of this object without `hash`, as JSON with sorted keys, no spaces and no escapes beyond JSON's own."""
 
 
-class ActivityPage(BaseModel):
+class ActivityPage(Wire):
     """One page of activities, newest first."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     data: tuple[Activity, ...]
     next_page: str | None = None

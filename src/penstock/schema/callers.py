@@ -5,20 +5,16 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from penstock.schema.wire import Wire
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
-class CallerCertificateRequest(_Wire):
+class CallerCertificateRequest(Wire):
     """`POST /penstock/v1/callers/certificates`, with an API key as bearer. The key of the CSR never leaves the caller."""
 
     csr_pem: str
 
 
-class CallerCertificate(_Wire):
+class CallerCertificate(Wire):
     """A short-lived client certificate, for outer and inner TLS alike."""
 
     caller_id: str
@@ -28,7 +24,7 @@ class CallerCertificate(_Wire):
     expires_at: datetime
 
 
-class CallerCertificateInfo(_Wire):
+class CallerCertificateInfo(Wire):
     """One live caller certificate, as an organization's admins see it. `id` is its serial, lowercase hex."""
 
     id: str
@@ -41,27 +37,27 @@ class CallerCertificateInfo(_Wire):
     type: Literal["caller_certificate"] = "caller_certificate"
 
 
-class CallerCertificatePage(_Wire):
+class CallerCertificatePage(Wire):
     """`GET /penstock/v1/callers/certificates`: one page, newest first."""
 
     data: tuple[CallerCertificateInfo, ...]
     next_page: str | None = None
 
 
-class CallerCertificateRevoked(_Wire):
+class CallerCertificateRevoked(Wire):
     """What is left of one."""
 
     id: str
     type: Literal["caller_certificate_revoked"] = "caller_certificate_revoked"
 
 
-class CallerCa(_Wire):
+class CallerCa(Wire):
     """`GET /penstock/v1/callers/ca`: what a proxy needs to know callers (its `callers.ca_file`)."""
 
     caller_ca_pem: str
 
 
-class EdgeAddress(_Wire):
+class EdgeAddress(Wire):
     """Where a caller may dial, and the name the edge's certificate has to carry."""
 
     host: str
@@ -71,7 +67,7 @@ class EdgeAddress(_Wire):
     """What to try first: 0 holds a link of the tunnel, 1 lives and passes streams on, 2 was not heard of lately or drains."""
 
 
-class Resolution(_Wire):
+class Resolution(Wire):
     """`GET /penstock/v1/tunnels/resolve?host=<route>.<tunnel-domain>`: how to reach a tunnel and whom to trust there."""
 
     tunnel_id: str

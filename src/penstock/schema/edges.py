@@ -8,7 +8,9 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from penstock.schema.wire import Wire
 
 SNAPSHOT_CONTEXT: Final = b"penstock edge feed: snapshot, 1\0"
 """Goes before what the feed key signs, a value for each kind of thing: no signature of one is ever one of another."""
@@ -21,11 +23,7 @@ def fresh_message(version: int, nonce: str) -> bytes:
     return FRESH_CONTEXT + f"{version} {nonce}".encode()
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
-class EdgeEnrolmentRequest(_Wire):
+class EdgeEnrolmentRequest(Wire):
     """`POST /penstock/v1/edges/enrol`, with the enrolment token as bearer."""
 
     name: str
@@ -37,7 +35,7 @@ class EdgeEnrolmentRequest(_Wire):
     csr_pem: str
 
 
-class EdgeEnrolment(_Wire):
+class EdgeEnrolment(Wire):
     """Everything an edge has to know: its certificate, whom to trust, and the key that signs snapshots."""
 
     edge_id: str
@@ -50,27 +48,27 @@ class EdgeEnrolment(_Wire):
     """Base64 of the raw Ed25519 public key; pinned from now on."""
 
 
-class EdgeCertificateRequest(_Wire):
+class EdgeCertificateRequest(Wire):
     """`POST /penstock/v1/edge/certificate`, with the edge's credential as bearer: the next certificate, in time."""
 
     csr_pem: str
 
 
-class EdgeCertificate(_Wire):
+class EdgeCertificate(Wire):
     """The answer; the edge's name and addresses are those it enrolled with."""
 
     certificate_pem: str
     edge_ca_pem: str
 
 
-class RetiringVerifier(_Wire):
+class RetiringVerifier(Wire):
     """A tunnel secret in a rotation's overlap: it registers until then, by the edge's own clock."""
 
     verifier: str
     until: datetime
 
 
-class TunnelRecord(_Wire):
+class TunnelRecord(Wire):
     """One active tunnel as an edge knows it."""
 
     id: str
@@ -89,7 +87,7 @@ class TunnelRecord(_Wire):
     """How many CA certificates are active; with none, callers are refused."""
 
 
-class CallerRecord(_Wire):
+class CallerRecord(Wire):
     """One caller certificate whose holder may call; one whose serial is not here is refused, and so is one that ran out.
 
     Records stay for another such time after `expires_at`: streams opened in time go on, and end when the record goes, with its
@@ -104,7 +102,7 @@ class CallerRecord(_Wire):
     expires_at: datetime
 
 
-class EdgeRecord(_Wire):
+class EdgeRecord(Wire):
     """One enrolled edge as the others know it: where to pass a caller's stream, and whose certificate to accept for one."""
 
     name: str
@@ -115,7 +113,7 @@ class EdgeRecord(_Wire):
     server_name: str
 
 
-class Snapshot(_Wire):
+class Snapshot(Wire):
     """`GET /penstock/v1/edge/snapshot?after=<version>&wait=<seconds>&nonce=<hex>`: all of it, or 204 when nothing is newer.
 
     The Ed25519 signature over `SNAPSHOT_CONTEXT` and the body is in `Penstock-Signature`, base64. `version` only ever grows.
@@ -136,7 +134,7 @@ class Snapshot(_Wire):
     """The caller CAs of all organizations there are now; empty says nothing, and the edge keeps those it has."""
 
 
-class LinkReport(_Wire):
+class LinkReport(Wire):
     """One registered link of an agent."""
 
     id: str = Field(max_length=36)
@@ -146,7 +144,7 @@ class LinkReport(_Wire):
     since: datetime
 
 
-class LinkUsage(_Wire):
+class LinkUsage(Wire):
     """What a link carries, told now and then."""
 
     id: str = Field(max_length=36)
@@ -155,7 +153,7 @@ class LinkUsage(_Wire):
     from_agent_bytes: int = Field(ge=0, le=2**62)
 
 
-class PresenceReport(_Wire):
+class PresenceReport(Wire):
     """`POST /penstock/v1/edge/presence`, every few seconds and at each change."""
 
     incarnation: str = Field(max_length=36)
@@ -167,7 +165,7 @@ class PresenceReport(_Wire):
     """Of those whose numbers changed, every ten seconds; of all when `links` are told."""
 
 
-class PresenceAnswer(_Wire):
+class PresenceAnswer(Wire):
     """What the other edges hold."""
 
     is_known: bool
@@ -176,7 +174,7 @@ class PresenceAnswer(_Wire):
     """Names of the other edges that hold a link of a tunnel, by its wire id."""
 
 
-class EdgeInfo(_Wire):
+class EdgeInfo(Wire):
     """One enrolled edge, as an operator sees it."""
 
     id: str
@@ -188,13 +186,13 @@ class EdgeInfo(_Wire):
     enrolled_at: datetime
 
 
-class EdgeList(_Wire):
+class EdgeList(Wire):
     """`GET /penstock/v1/edges`: all of them; there are few."""
 
     data: tuple[EdgeInfo, ...]
 
 
-class EnrolmentToken(_Wire):
+class EnrolmentToken(Wire):
     """One enrolment token, without its secret."""
 
     id: str
@@ -202,7 +200,7 @@ class EnrolmentToken(_Wire):
     revoked_at: datetime | None
 
 
-class EnrolmentTokenList(_Wire):
+class EnrolmentTokenList(Wire):
     """`GET /penstock/v1/enrolment_tokens`: those that still work."""
 
     data: tuple[EnrolmentToken, ...]

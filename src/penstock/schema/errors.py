@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from penstock.schema.wire import Wire
 
 STATUS_OF_TYPE: Final = {
     "invalid_request_error": 400,
@@ -20,19 +20,15 @@ STATUS_OF_TYPE: Final = {
 }
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Wire):
     """The inner object."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: str
     message: str
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(Wire):
     """`{"type": "error", "error": {"type", "message"}, "request_id"}`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     type: Literal["error"] = "error"
     error: ErrorBody

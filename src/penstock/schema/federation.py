@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
+
+from penstock.schema.wire import Exact, Wire
 
 Slug: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[a-z0-9-]+$")]
 Description: TypeAlias = Annotated[str, StringConstraints(max_length=2000)]
@@ -14,16 +16,7 @@ OrganizationRole: TypeAlias = Literal["admin", "developer"]
 WorkspaceRole: TypeAlias = Literal["workspace_admin", "workspace_developer", "workspace_restricted_developer", "workspace_user"]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
-class _Exact(BaseModel):
-    # A field that is not understood may be the one that narrows: it is refused and not passed over.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Audited(_Wire):
+class _Audited(Wire):
     created_at: datetime
     created_by_actor_id: str | None
     updated_at: datetime
@@ -45,7 +38,7 @@ class ServiceAccount(_Audited):
     type: Literal["service_account"] = "service_account"
 
 
-class ServiceAccountCreate(_Wire):
+class ServiceAccountCreate(Wire):
     """Body of `POST /v1/organizations/service_accounts`."""
 
     name: Slug
@@ -53,21 +46,21 @@ class ServiceAccountCreate(_Wire):
     organization_role: OrganizationRole = "developer"
 
 
-class ServiceAccountUpdate(_Wire):
+class ServiceAccountUpdate(Wire):
     """What is left out stays; null clears the description."""
 
     description: Description | None = None
     organization_role: OrganizationRole | None = None
 
 
-class ServiceAccountPage(_Wire):
+class ServiceAccountPage(Wire):
     """One page, newest first."""
 
     data: tuple[ServiceAccount, ...]
     next_page: str | None
 
 
-class Member(_Wire):
+class Member(Wire):
     """A service account in a workspace. `implicit`: the default workspace, where every one is."""
 
     service_account_id: str
@@ -78,34 +71,34 @@ class Member(_Wire):
     type: Literal["service_account_workspace_member"] = "service_account_workspace_member"
 
 
-class MemberOfWorkspace(_Wire):
+class MemberOfWorkspace(Wire):
     """Body of `POST …/service_accounts/{id}/workspaces`."""
 
     workspace_id: str
     workspace_role: WorkspaceRole
 
 
-class MemberInWorkspace(_Wire):
+class MemberInWorkspace(Wire):
     """Body of `POST …/workspaces/{id}/service_accounts`."""
 
     service_account_id: str
     workspace_role: WorkspaceRole
 
 
-class MemberRole(_Wire):
+class MemberRole(Wire):
     """Body of `POST …/workspaces/{id}/service_accounts/{service_account_id}`."""
 
     workspace_role: WorkspaceRole
 
 
-class MemberPage(_Wire):
+class MemberPage(Wire):
     """One page, newest first."""
 
     data: tuple[Member, ...]
     next_page: str | None
 
 
-class MemberDeleted(_Wire):
+class MemberDeleted(Wire):
     """What is left of a membership."""
 
     service_account_id: str
@@ -116,7 +109,7 @@ class MemberDeleted(_Wire):
 # --- issuers ---------------------------------------------------------------------------------------------------------------
 
 
-class JwksDiscovery(_Exact):
+class JwksDiscovery(Exact):
     """Keys by the issuer's OpenID discovery document."""
 
     type: Literal["discovery"] = "discovery"
@@ -124,7 +117,7 @@ class JwksDiscovery(_Exact):
     ca_cert_pem: Annotated[str, StringConstraints(max_length=32_768)] | None = None
 
 
-class JwksExplicitUrl(_Exact):
+class JwksExplicitUrl(Exact):
     """Keys from one URL; `issuer_url` is then only compared."""
 
     type: Literal["explicit_url"]
@@ -132,7 +125,7 @@ class JwksExplicitUrl(_Exact):
     ca_cert_pem: Annotated[str, StringConstraints(max_length=32_768)] | None = None
 
 
-class JwksInline(_Exact):
+class JwksInline(Exact):
     """The keys themselves."""
 
     type: Literal["inline"]
@@ -143,7 +136,7 @@ Jwks: TypeAlias = Annotated[JwksDiscovery | JwksExplicitUrl | JwksInline, Field(
 JwtLifetime: TypeAlias = Annotated[int, Field(ge=1, le=176_400)]
 
 
-class PollStatus(_Wire):
+class PollStatus(Wire):
     """How fetching the keys goes."""
 
     consecutive_failures: int
@@ -165,7 +158,7 @@ class Issuer(_Audited):
     type: Literal["federation_issuer"] = "federation_issuer"
 
 
-class IssuerCreate(_Wire):
+class IssuerCreate(Wire):
     """Body of `POST /v1/organizations/federation_issuers`."""
 
     name: Slug
@@ -175,7 +168,7 @@ class IssuerCreate(_Wire):
     max_jwt_lifetime_seconds: JwtLifetime | None = None
 
 
-class IssuerUpdate(_Wire):
+class IssuerUpdate(Wire):
     """What is left out stays."""
 
     name: Slug | None = None
@@ -186,7 +179,7 @@ class IssuerUpdate(_Wire):
     jwks_polling_disabled: bool | None = None
 
 
-class IssuerPage(_Wire):
+class IssuerPage(Wire):
     """One page, newest first."""
 
     data: tuple[Issuer, ...]
@@ -196,7 +189,7 @@ class IssuerPage(_Wire):
 # --- rules -----------------------------------------------------------------------------------------------------------------
 
 
-class RuleMatch(_Exact):
+class RuleMatch(Exact):
     """What an assertion must be: all populated fields hold."""
 
     subject_prefix: Text | None = None
@@ -205,7 +198,7 @@ class RuleMatch(_Exact):
     condition: Annotated[str, StringConstraints(min_length=1)] | None = None
 
 
-class RuleTarget(_Exact):
+class RuleTarget(Exact):
     """Whom a token speaks for. The name is told and not asked."""
 
     type: Literal["service_account"]
@@ -235,7 +228,7 @@ class Rule(_Audited):
     type: Literal["federation_rule"] = "federation_rule"
 
 
-class RuleCreate(_Wire):
+class RuleCreate(Wire):
     """Body of `POST /v1/organizations/federation_rules`."""
 
     name: Slug
@@ -250,7 +243,7 @@ class RuleCreate(_Wire):
     attributes: dict[str, str] | None = None
 
 
-class RuleUpdate(_Wire):
+class RuleUpdate(Wire):
     """What is left out stays."""
 
     name: Slug | None = None
@@ -264,14 +257,14 @@ class RuleUpdate(_Wire):
     attributes: dict[str, str] | None = None
 
 
-class RulePage(_Wire):
+class RulePage(Wire):
     """One page, newest first."""
 
     data: tuple[Rule, ...]
     next_page: str | None
 
 
-class RuleWorkspace(_Wire):
+class RuleWorkspace(Wire):
     """A workspace a rule is enabled for."""
 
     federation_rule_id: str
@@ -282,20 +275,20 @@ class RuleWorkspace(_Wire):
     type: Literal["federation_rule_workspace"] = "federation_rule_workspace"
 
 
-class RuleWorkspaceAdd(_Wire):
+class RuleWorkspaceAdd(Wire):
     """Body of `POST …/federation_rules/{id}/workspaces`."""
 
     workspace_id: str
 
 
-class RuleWorkspaceList(_Wire):
+class RuleWorkspaceList(Wire):
     """All of them: this list has no pages."""
 
     data: tuple[RuleWorkspace, ...]
     next_page: None = None
 
 
-class RuleWorkspaceDeleted(_Wire):
+class RuleWorkspaceDeleted(Wire):
     """What is left of it."""
 
     federation_rule_id: str
@@ -306,7 +299,7 @@ class RuleWorkspaceDeleted(_Wire):
 # --- the exchange ----------------------------------------------------------------------------------------------------------
 
 
-class TokenRequest(_Wire):
+class TokenRequest(Wire):
     """Body of `POST /v1/oauth/token`: RFC 7523 in JSON."""
 
     grant_type: str
@@ -317,7 +310,7 @@ class TokenRequest(_Wire):
     workspace_id: str | None = None
 
 
-class TokenAnswer(_Wire):
+class TokenAnswer(Wire):
     """A bearer for the workspace the rule decided."""
 
     access_token: str
@@ -326,7 +319,7 @@ class TokenAnswer(_Wire):
     scope: str
 
 
-class Authentication(_Wire):
+class Authentication(Wire):
     """One exchange in the history: what the one who asked was not told."""
 
     id: str
@@ -343,7 +336,7 @@ class Authentication(_Wire):
     type: Literal["authentication"] = "authentication"
 
 
-class AuthenticationPage(_Wire):
+class AuthenticationPage(Wire):
     """One page, newest first."""
 
     data: tuple[Authentication, ...]

@@ -5,14 +5,10 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from penstock.schema.wire import Wire
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
-class Me(_Wire):
+class Me(Wire):
     """`GET /penstock/v1/me`: whose credential this is, and what it opens."""
 
     id: str
@@ -24,7 +20,7 @@ class Me(_Wire):
     scopes: tuple[str, ...]
 
 
-class OidcLogin(_Wire):
+class OidcLogin(Wire):
     """What a program needs to send a person to the identity provider. No secret: the control plane redeems the code."""
 
     authorization_endpoint: str
@@ -32,21 +28,21 @@ class OidcLogin(_Wire):
     scope: str
 
 
-class LoginMethods(_Wire):
+class LoginMethods(Wire):
     """`GET /penstock/v1/login`: how people sign in here."""
 
     password: bool = True
     oidc: OidcLogin | None = None
 
 
-class PasswordLogin(_Wire):
+class PasswordLogin(Wire):
     """`POST /penstock/v1/login`."""
 
     email: str
     password: str
 
 
-class OidcCode(_Wire):
+class OidcCode(Wire):
     """`POST /penstock/v1/login/oidc`: what came back from the identity provider, and what it was asked with."""
 
     code: str
@@ -55,7 +51,7 @@ class OidcCode(_Wire):
     nonce: str
 
 
-class Session(_Wire):
+class Session(Wire):
     """A signed-in person's bearer, for hours."""
 
     session_token: str
@@ -65,14 +61,14 @@ class Session(_Wire):
     organization_id: str | None
 
 
-class PasswordChange(_Wire):
+class PasswordChange(Wire):
     """`POST /penstock/v1/me/password`."""
 
     old_password: str
     new_password: str
 
 
-class SignedOut(_Wire):
+class SignedOut(Wire):
     """What is left of a session."""
 
     id: str

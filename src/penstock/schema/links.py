@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 
-from pydantic import BaseModel, ConfigDict
+from penstock.schema.wire import Wire
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer platform may say more
-
-
-class Link(_Wire):
+class Link(Wire):
     """One registered link between an agent and an edge."""
 
     id: str
@@ -35,7 +31,7 @@ class Link(_Wire):
         return self.since
 
 
-class LinkPage(_Wire):
+class LinkPage(Wire):
     """Newest first."""
 
     data: tuple[Link, ...]

@@ -9,7 +9,9 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import StringConstraints
+
+from penstock.schema.wire import Wire
 
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Email: TypeAlias = Annotated[
@@ -19,14 +21,10 @@ Role: TypeAlias = Literal["admin", "developer", "user"]
 KeyScope: TypeAlias = Literal["workspace:developer", "workspace:inference", "workspace:manage_tunnels"]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
 # --- organizations: a platform operator's --------------------------------------------------------------------------------
 
 
-class Organization(_Wire):
+class Organization(Wire):
     """One organization. Suspended: nothing of it works, and nothing is lost."""
 
     id: str
@@ -36,7 +34,7 @@ class Organization(_Wire):
     type: Literal["organization"] = "organization"
 
 
-class OwnOrganization(_Wire):
+class OwnOrganization(Wire):
     """The organization of whoever asks, as published."""
 
     id: str
@@ -44,7 +42,7 @@ class OwnOrganization(_Wire):
     type: Literal["organization"] = "organization"
 
 
-class OrganizationCreate(_Wire):
+class OrganizationCreate(Wire):
     """Body of `POST /penstock/v1/organizations`."""
 
     name: Name
@@ -60,14 +58,14 @@ class OrganizationCreated(Organization):
     admin_password: str
 
 
-class OrganizationPage(_Wire):
+class OrganizationPage(Wire):
     """One page, newest first."""
 
     data: tuple[Organization, ...]
     next_page: str | None = None
 
 
-class Deleted(_Wire):
+class Deleted(Wire):
     """What is left of a deleted thing."""
 
     id: str
@@ -77,7 +75,7 @@ class Deleted(_Wire):
 # --- workspaces ------------------------------------------------------------------------------------------------------------
 
 
-class DataResidency(_Wire):
+class DataResidency(Wire):
     """Published, and nothing here decides by it: a self-hosted platform is where its owner put it."""
 
     allowed_inference_geos: Literal["unrestricted"] = "unrestricted"
@@ -85,7 +83,7 @@ class DataResidency(_Wire):
     workspace_geo: Literal["us"] = "us"
 
 
-class Workspace(_Wire):
+class Workspace(Wire):
     """One workspace, as published."""
 
     id: str
@@ -96,11 +94,11 @@ class Workspace(_Wire):
     display_color: str = "#6C5BB9"
     external_key_id: str | None = None
     name: str
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = {}  # noqa: RUF012 - pydantic copies a default
     type: Literal["workspace"] = "workspace"
 
 
-class _NotKept(_Wire):
+class _NotKept(Wire):
     """What is published of a workspace and not kept here: refused, so that nobody believes it was taken."""
 
     data_residency: None = None
@@ -122,7 +120,7 @@ class WorkspaceCreate(_NotKept):
     name: Name
 
 
-class WorkspacePage(_Wire):
+class WorkspacePage(Wire):
     """One page in the id-cursor style."""
 
     data: tuple[Workspace, ...]
@@ -134,7 +132,7 @@ class WorkspacePage(_Wire):
 # --- people ----------------------------------------------------------------------------------------------------------------
 
 
-class User(_Wire):
+class User(Wire):
     """One person; the published object and what managing is granted."""
 
     id: str
@@ -147,7 +145,7 @@ class User(_Wire):
     type: Literal["user"] = "user"
 
 
-class UserCreate(_Wire):
+class UserCreate(Wire):
     """Body of `POST /penstock/v1/users`. Admins get both grants unless it is said otherwise."""
 
     email: Email
@@ -157,7 +155,7 @@ class UserCreate(_Wire):
     manage_federation: bool | None = None
 
 
-class UserUpdate(_Wire):
+class UserUpdate(Wire):
     """Body of `POST /v1/organizations/users/{user_id}`; what is left out stays."""
 
     role: Role | None = None
@@ -172,7 +170,7 @@ class UserWithPassword(User):
     password: str
 
 
-class UserPage(_Wire):
+class UserPage(Wire):
     """One page in the id-cursor style."""
 
     data: tuple[User, ...]
@@ -184,21 +182,21 @@ class UserPage(_Wire):
 # --- keys ------------------------------------------------------------------------------------------------------------------
 
 
-class KeyPlace(_Wire):
+class KeyPlace(Wire):
     """Where a key acts."""
 
     type: Literal["workspace"] = "workspace"
     workspace_id: str
 
 
-class KeyMaker(_Wire):
+class KeyMaker(Wire):
     """Who made a key."""
 
     id: str
     type: Literal["user", "service_account"]
 
 
-class ApiKey(_Wire):
+class ApiKey(Wire):
     """One API key or Tunnels API key; the published object, and in `oauth_scope` which of the two it is."""
 
     id: str
@@ -214,7 +212,7 @@ class ApiKey(_Wire):
     type: Literal["api_key"] = "api_key"
 
 
-class ApiKeyCreate(_Wire):
+class ApiKeyCreate(Wire):
     """Body of `POST /penstock/v1/api_keys`. Without a workspace: the one the request acts in."""
 
     name: Name
@@ -228,14 +226,14 @@ class ApiKeyCreated(ApiKey):
     api_key: str
 
 
-class ApiKeyUpdate(_Wire):
+class ApiKeyUpdate(Wire):
     """Body of `POST /v1/organizations/api_keys/{api_key_id}`. Archiving is for good."""
 
     name: Name | None = None
     status: Literal["active", "inactive", "archived"] | None = None
 
 
-class ApiKeyPage(_Wire):
+class ApiKeyPage(Wire):
     """One page in the id-cursor style."""
 
     data: tuple[ApiKey, ...]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 - pydantic reads annotations at run time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from penstock.schema.wire import Wire
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer peer may say more
-
-
-class Tunnel(_Wire):
+class Tunnel(Wire):
     """One tunnel. `domain` is never reused, not even after archiving."""
 
     id: str
@@ -23,7 +21,7 @@ class Tunnel(_Wire):
     type: Literal["tunnel"] = "tunnel"
 
 
-class TunnelCreate(_Wire):
+class TunnelCreate(Wire):
     """Body of `POST /v1/tunnels`."""
 
     display_name: str | None = Field(default=None, min_length=1, max_length=255)
@@ -35,21 +33,21 @@ class LaunchTunnel(Tunnel):
     workspace_id: str | None
 
 
-class LaunchTunnelPage(_Wire):
+class LaunchTunnelPage(Wire):
     """One page of tunnels in the launch edition, newest first."""
 
     data: tuple[LaunchTunnel, ...]
     next_page: str | None = None
 
 
-class TokenRotation(_Wire):
+class TokenRotation(Wire):
     """Body of `POST …/rotate_token`."""
 
     reason: str | None = Field(default=None, max_length=1024)
     """Kept in the audit log."""
 
 
-class TunnelToken(_Wire):
+class TunnelToken(Wire):
     """The agent's credential. `id` changes with the value."""
 
     id: str
@@ -57,7 +55,7 @@ class TunnelToken(_Wire):
     type: Literal["tunnel_token"] = "tunnel_token"
 
 
-class TunnelCertificate(_Wire):
+class TunnelCertificate(Wire):
     """One registered CA certificate; the PEM is not returned."""
 
     id: str
@@ -70,20 +68,20 @@ class TunnelCertificate(_Wire):
     type: Literal["tunnel_certificate"] = "tunnel_certificate"
 
 
-class TunnelCertificateCreate(_Wire):
+class TunnelCertificateCreate(Wire):
     """Body of `POST /v1/tunnels/{tunnel_id}/certificates`."""
 
     ca_certificate_pem: str = Field(max_length=8192)
 
 
-class TunnelPage(_Wire):
+class TunnelPage(Wire):
     """One page of tunnels, newest first."""
 
     data: tuple[Tunnel, ...]
     next_page: str | None = None
 
 
-class TunnelCertificatePage(_Wire):
+class TunnelCertificatePage(Wire):
     """One page of a tunnel's CA certificates, newest first."""
 
     data: tuple[TunnelCertificate, ...]

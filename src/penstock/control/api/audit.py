@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from penstock.control.api.conditions import ByAnyone, CoreOf, require
+from penstock.control.api.routes import LateRoute
 from penstock.control.auth import scopes
 from penstock.control.auth.principals import Operator
 from penstock.control.errors import ApiError
@@ -20,7 +21,7 @@ from penstock.control.service.audit_log import Filters
 from penstock.control.service.core import Core
 from penstock.schema.audit import ActivityPage
 
-router: Final = APIRouter(prefix="/penstock/v1/audit")
+router: Final = APIRouter(prefix="/penstock/v1/audit", route_class=LateRoute)
 
 _Id = Annotated[str | None, Query(max_length=300)]
 

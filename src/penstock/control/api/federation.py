@@ -8,11 +8,12 @@ from typing import Annotated, Final, Literal, TypeAlias
 from fastapi import APIRouter, Depends, Query
 
 from penstock.control.api.conditions import ByFederationManager, CoreOf, versioned
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import authentications, issuers, members, rules, service_accounts
 from penstock.schema import federation as wire
 
-published: Final = APIRouter(prefix="/v1/organizations", dependencies=[Depends(versioned)])
-own: Final = APIRouter(prefix="/penstock/v1")
+published: Final = APIRouter(prefix="/v1/organizations", route_class=LateRoute, dependencies=[Depends(versioned)])
+own: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 _ACCOUNT: Final = "/service_accounts/{service_account_id}"
 _WORKSPACE: Final = "/workspaces/{workspace_id}/service_accounts"

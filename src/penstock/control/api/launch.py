@@ -12,6 +12,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from penstock.control.api.conditions import ByLaunchTunnels, CoreOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import certificates, tunnels
 from penstock.control.service.tunnels import Reach
 from penstock.schema.tunnels import (
@@ -24,7 +25,7 @@ from penstock.schema.tunnels import (
     TunnelToken,
 )
 
-router: Final = APIRouter(prefix="/v1/organizations/tunnels")
+router: Final = APIRouter(prefix="/v1/organizations/tunnels", route_class=LateRoute)
 
 _ALL: Final = 10_000  # certificates of one tunnel, archived ones too: more rotations of a CA than anybody makes
 

@@ -9,13 +9,14 @@ from typing import Annotated, Final, TypeAlias
 from fastapi import APIRouter, Depends, Request, Response
 
 from penstock.control.api.conditions import ByAnyone, ByPerson, CoreOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.auth.principals import Operator
 from penstock.control.errors import ApiError
 from penstock.control.service import sessions
 from penstock.control.service.oidc_login import OidcSignIn
 from penstock.schema.identities import LoginMethods, Me, OidcCode, PasswordChange, PasswordLogin, Session, SignedOut
 
-router: Final = APIRouter(prefix="/penstock/v1")
+router: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 
 def _oidc(request: Request) -> OidcSignIn | None:

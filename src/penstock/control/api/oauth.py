@@ -9,11 +9,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Request
 
 from penstock.control.api.conditions import CoreOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import exchange
 from penstock.control.service.issuer_keys import IssuerKeys
 from penstock.schema.federation import TokenAnswer, TokenRequest
 
-router: Final = APIRouter(prefix="/v1/oauth")
+router: Final = APIRouter(prefix="/v1/oauth", route_class=LateRoute)
 
 
 def _issuer_keys(request: Request) -> IssuerKeys:

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from fastapi import APIRouter, Depends, Query
 
 from penstock.control.api.conditions import ByAdmin, ByMember, ByPrincipal, CoreOf, versioned
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import api_keys, organizations, people, workspaces
 from penstock.control.service.pages import IdCursor
 from penstock.schema.organizations import (
@@ -32,8 +33,8 @@ from penstock.schema.organizations import (
     WorkspaceUpdate,
 )
 
-published: Final = APIRouter(prefix="/v1/organizations", dependencies=[Depends(versioned)])
-own: Final = APIRouter(prefix="/penstock/v1")
+published: Final = APIRouter(prefix="/v1/organizations", route_class=LateRoute, dependencies=[Depends(versioned)])
+own: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 
 async def _cursor(

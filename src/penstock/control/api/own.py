@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 
 from penstock.control.api.conditions import Bearer, ByAdmin, ByCaller, ByEdge, ByPrincipal, ByTunnelsReader, CoreOf, FeedOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.errors import ApiError
 from penstock.control.service import callers, edge_certificates, edges, links, presence, tunnels
 from penstock.protocol.hosts import normalize_host
@@ -31,7 +32,7 @@ from penstock.schema.edges import (
 )
 from penstock.schema.links import LinkPage
 
-router: Final = APIRouter(prefix="/penstock/v1")
+router: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 SIGNATURE: Final = "Penstock-Signature"
 FRESH: Final = "Penstock-Fresh"

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from penstock.control.api.conditions import ByOperator, CoreOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import edges, organizations
 from penstock.schema.edges import EdgeList, EnrolmentToken, EnrolmentTokenCreated, EnrolmentTokenList
 from penstock.schema.organizations import (
@@ -19,7 +20,7 @@ from penstock.schema.organizations import (
     OrganizationPage,
 )
 
-router: Final = APIRouter(prefix="/penstock/v1")
+router: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 
 @router.post("/organizations")

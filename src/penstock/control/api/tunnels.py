@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from penstock.control.api.conditions import ByTunnels, CoreOf
+from penstock.control.api.routes import LateRoute
 from penstock.control.service import certificates, tunnels
 from penstock.schema.tunnels import (
     TokenRotation,
@@ -21,7 +22,7 @@ from penstock.schema.tunnels import (
     TunnelToken,
 )
 
-router: Final = APIRouter(prefix="/v1/tunnels")
+router: Final = APIRouter(prefix="/v1/tunnels", route_class=LateRoute)
 
 _Limit = Annotated[int, Query(ge=1, le=1000)]
 
