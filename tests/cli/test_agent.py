@@ -12,7 +12,7 @@ import pytest
 from tests.support.command import standing
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, until
 
-from penstock.cli.agent import accept_cloudflared
+from penstock.cli.arguments import accept_cloudflared
 from penstock.errors import ConfigError
 from penstock.tls import certs
 

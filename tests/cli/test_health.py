@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.cli import health
+from penstock.cli import probe
 from penstock.cli.arguments import ENTRY_POINT
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_a_container_knows_its_role(
     command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, started: list[str]
 ) -> None:
     monkeypatch.setenv("TUNNEL_TOKEN", "token")
-    monkeypatch.setattr(health, "FIRST_PROCESS", tmp_path / "cmdline")
+    monkeypatch.setattr(probe, "FIRST_PROCESS", tmp_path / "cmdline")
     with _admin_port(200, b"ready\n") as address:
         arguments = [argument.format(address=address, file=_edge(tmp_path, address)) for argument in started]
         process = ["/opt/penstock/bin/python", "-m", ENTRY_POINT, *arguments]

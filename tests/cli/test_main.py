@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import penstock
-from penstock.cli import main, roles
+from penstock.cli import commands
+from penstock.cli.arguments import accept_go_flags
 from penstock.cli.output import one_line, report
 from penstock.errors import ConfigError, PenstockError
 
@@ -65,7 +66,7 @@ def test_an_unforeseen_error_is_one_line_unless_asked_for_more(
         msg = "unforeseen"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(main, "app", fails)
+    monkeypatch.setattr(commands, "program", lambda _: fails)
     ended = command("up")
     assert ended.code == 1
     assert "penstock: internal error" in ended.err
@@ -83,7 +84,7 @@ def test_an_interruption_exits_130(
     def interrupted(**_: object) -> None:
         raise exc
 
-    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr(commands, "program", lambda _: interrupted)
     assert command("up") == (130, "", "")
 
 
@@ -99,7 +100,7 @@ def test_an_interruption_exits_130(
     ],
 )
 def test_the_published_proxys_flags_are_taken(given: list[str], taken: list[str]) -> None:
-    assert roles.accept_go_flags(given) == taken
+    assert accept_go_flags(given) == taken
 
 
 @pytest.mark.parametrize("role", ["up", "stack", "control", "edge", "agent", "proxy"])

@@ -9,14 +9,14 @@ import pytest
 from tests.support.pages import Page, is_test
 from typer.main import get_command
 
-from penstock.cli.main import app
+from penstock.cli.commands import program
 from penstock.setup import material
 
 PAGE = Page("operations/setup.md")
 
 
 def commands() -> dict[str, Any]:
-    setup: Any = get_command(app)
+    setup: Any = get_command(program())
     return dict(setup.commands["setup"].commands)
 
 

@@ -10,10 +10,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from penstock.telemetry.log import Level, configure, get_logger
+from penstock.telemetry.log import configure, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from penstock.config.types import Level
 
 
 class Pipe(io.BytesIO):

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from penstock.config import admin
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort
+from penstock.config.types import ByteSize, Duration, HostPort  # noqa: TC001 - pydantic reads the annotations
 from penstock.secret import Secret
 
 
@@ -105,7 +106,7 @@ class AgentConfig(RoleConfig):
     no_proxy: str = ""
     """Edges that are dialled without it: names, addresses and networks with commas; the command takes `NO_PROXY` for it."""
 
-    metrics: HostPort | None = HostPort("127.0.0.1", 20241)
+    metrics: HostPort | None = admin.AGENT
     """`/ready`, `/healthz`, `/readyz` and `/metrics`; `null` turns them off."""
 
     grace_period: Duration = 30.0

@@ -19,7 +19,7 @@ from penstock.cli.roles import ConfigOption, LogLevel, start_role
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _HELP: Final = """The outbound connector beside the proxy: dials the edges, opens no port.
 
@@ -30,9 +30,6 @@ _HELP: Final = """The outbound connector beside the proxy: dials the edges, open
 
     The token comes from TUNNEL_TOKEN or a file, never from the command line. HTTPS_PROXY and NO_PROXY are honoured.
     """
-_SWITCHES: Final = frozenset({"--no-autoupdate", "--no-prechecks", "--help"})
-"""Flags without a value; every other takes the next argument, and if it is none of ours is refused by its name."""
-
 TokenFile = Annotated[
     Path | None, typer.Option("--token-file", metavar="FILE", envvar="TUNNEL_TOKEN_FILE", help="The tunnel token.")
 ]
@@ -43,30 +40,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("agent", help=_HELP)(agent)
     app.command("token", help="Show what a tunnel token says, without its secret.")(token)
-
-
-def accept_cloudflared(arguments: Sequence[str]) -> list[str]:
-    """`tunnel [flags] run [flags]` is `agent [flags]`, and without `--url` there is no local target, as published."""
-    if not arguments or arguments[0] != "tunnel":
-        return list(arguments)
-    taken: list[str] = []
-    has_run = False
-    rest = iter(arguments[1:])
-    for argument in rest:
-        if argument.startswith("-"):
-            taken.append(argument)
-            if argument not in _SWITCHES and "=" not in argument:
-                taken += [value] if (value := next(rest, None)) is not None else []
-        elif argument == "run" and not has_run:
-            has_run = True
-        else:  # a name, or a token: never echoed
-            raise ConfigError(
-                "`penstock tunnel` runs the tunnel of its token, and takes no name and no other command",
-                hint="set TUNNEL_TOKEN and run `penstock tunnel run --url http://localhost:8080`",
-            )
-    if not has_run and "--help" not in taken:
-        raise ConfigError("`penstock tunnel` has one command", hint="penstock tunnel run --url http://localhost:8080")
-    return ["agent", *_no_target(taken, os.environ), *taken]
 
 
 def agent(
@@ -157,11 +130,6 @@ def token_flags(environment: Mapping[str, str], token_file: Path | None) -> dict
     """The variable wins over the file, as with cloudflared."""
     given = environment.get("TUNNEL_TOKEN")
     return {"token": given or None, "token_file": None if given else token_file}
-
-
-def _no_target(flags: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    has_url = environment.get("TUNNEL_URL") or any(flag.partition("=")[0] in {"--url", "--config"} for flag in flags)
-    return [] if has_url else ["--url", ""]
 
 
 def _either_case(environment: Mapping[str, str], name: str) -> str | None:

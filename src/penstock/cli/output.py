@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from rich.console import Console
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -18,11 +18,15 @@ EXIT_USAGE = 2
 
 def talk() -> Console:
     """What a person reads: stderr."""
+    from rich.console import Console  # noqa: PLC0415 - 30 ms that no role needs
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def data() -> Console:
     """What a program may read: stdout."""
+    from rich.console import Console  # noqa: PLC0415 - as above
+
     return Console(highlight=False, soft_wrap=True)
 
 

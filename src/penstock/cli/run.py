@@ -68,13 +68,16 @@ def run_role(make: Callable[[], Role]) -> None:
 
 
 def run_until_signal(program: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run `program` with an event that the first signal sets; the second cancels it."""
+    """Run `program` with an event that the first signal sets; the second cancels it, and is a KeyboardInterrupt."""
 
     async def main() -> None:
         with _stop_signals() as stopping:
             await program(stopping)
 
-    loops.run(main())
+    try:
+        loops.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, None]) -> None:

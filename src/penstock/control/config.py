@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from penstock.config import admin
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort, Networks, SecretText
+from penstock.config.types import ByteSize, Duration, HostPort, Level, Networks, SecretText
 from penstock.secret import Secret  # noqa: TC001 - as above
-from penstock.telemetry.log import Level  # noqa: TC001 - as above
 
 _DAY = 86_400.0
 _LEAST_MAC_KEY: Final = 16  # bytes; authorities give 32
@@ -173,7 +173,7 @@ class ControlConfig(RoleConfig):
     `data_dir`. Several control processes may share one; they need the same master key. `{file: PATH}` reads it from a file."""
     listen_addr: HostPort = HostPort("127.0.0.1", 8700)
     """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
-    admin_addr: HostPort | None = HostPort("127.0.0.1", 8701)
+    admin_addr: HostPort | None = admin.CONTROL
     """Where /healthz, /readyz and /metrics listen; null turns the admin port off."""
     public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#\s]+$", max_length=300)
     """The API's own URL as clients dial it, without a path: what assertions are made out to (`aud`). `http://` and

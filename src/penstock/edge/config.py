@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
 
+from penstock.config import admin
 from penstock.config.load import RoleConfig, Section
 from penstock.config.types import ByteSize, Duration, HostPort, Networks
 
@@ -147,7 +148,7 @@ class EdgeConfig(RoleConfig):
     advertise_agents: HostPort | None = None
     """What tokens tell agents to dial; `agents_addr` when not set."""
 
-    admin_addr: HostPort | None = HostPort("127.0.0.1", 8444)
+    admin_addr: HostPort | None = admin.EDGE
     """Health and metrics; `null` turns them off."""
 
     stale_limit: Duration = 24 * 3600.0

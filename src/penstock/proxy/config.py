@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal, cast
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from penstock.config import admin
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import Duration, HostPort, Networks
+from penstock.config.types import Duration, HostPort, Networks  # noqa: TC001 - pydantic reads the annotations
 from penstock.proxy.limits import ProxyLimits
 from penstock.proxy.route_settings import RouteConfig, check_allowed_ips
 
@@ -140,7 +141,7 @@ class ProxyConfig(RoleConfig):
     callers: CallersConfig = CallersConfig()
     """Who may call."""
 
-    admin_addr: HostPort | None = HostPort("127.0.0.1", 8081)
+    admin_addr: HostPort | None = admin.PROXY
     """Health and metrics; `null` turns them off."""
 
     reload_interval: Duration = Field(default=10.0, ge=0.01)

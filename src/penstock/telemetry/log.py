@@ -11,7 +11,7 @@ import json as jsonlib
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import structlog
 
@@ -20,12 +20,13 @@ from penstock.errors import ConfigError
 if TYPE_CHECKING:
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
+    from penstock.config.types import Level
+
 try:
     import orjson
 except ImportError:
     orjson = None
 
-Level = Literal["debug", "info", "warn", "error"]
 _LEVELS: Final[dict[str, int]] = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _LEVEL_NAMES: Final = {"warn": "warning", "exception": "error"}
 _WAITING_MOST: Final = 256  # lines; a turn of the loop rarely writes more

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from typer.core import TyperGroup
-from typer.main import get_group
 
+from penstock.cli.late import late
 from penstock.cli.output import EXIT_FAILED, one_line, talk
 from penstock.cli.resources import options
 from penstock.cli.resources.table import Kind, ids_of
@@ -46,33 +45,15 @@ _SECRET_FILE: Final = Annotated[
 def add_to(app: typer.Typer, resources: Iterable[Resource]) -> None:
     """Register every resource."""
     for resource in resources:
-        group = typer.Typer(cls=_unfilled(resource), help=resource.help, no_args_is_help=True)
+        group = typer.Typer(cls=late(partial(_fill, resource)), help=resource.help, no_args_is_help=True)
         app.add_typer(group, name=resource.name)
 
 
-def _unfilled(resource: Resource) -> type[TyperGroup]:
-    """A group that makes its commands when one of them is asked for: Typer takes a millisecond each, and there are many."""
-
-    class Unfilled(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            self._fill()
-            return super().list_commands(ctx)
-
-        def get_command(self, ctx: Any, cmd_name: str) -> Any:
-            self._fill()
-            return super().get_command(ctx, cmd_name)
-
-        def _fill(self) -> None:
-            if self.commands:
-                return
-            filled = typer.Typer()
-            add_commands(filled, resource.commands)
-            add_to(filled, resource.below)
-            if resource.more is not None:
-                resource.more(filled)
-            self.commands.update(get_group(filled).commands)
-
-    return Unfilled
+def _fill(resource: Resource, group: typer.Typer) -> None:
+    add_commands(group, resource.commands)
+    add_to(group, resource.below)
+    if resource.more is not None:
+        resource.more(group)
 
 
 def add_commands(group: typer.Typer, commands: Iterable[Command]) -> None:
