@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
 
-from penstock.control.storage.tables import UtcDateTime, metadata
+from penstock.control.storage.tables import UtcDateTime, metadata, once_among
 
-_LIVE: Final = text("archived_at IS NULL")
+_LIVE: Final = "archived_at IS NULL"
 
 
 def _audited() -> tuple[Column[object], ...]:
@@ -40,13 +40,7 @@ users = Table(
     Column("oidc_subject", Text),
     Column("created_at", UtcDateTime, nullable=False),
     Column("removed_at", UtcDateTime),
-    Index(
-        "users_by_email",
-        "email",
-        unique=True,
-        sqlite_where=text("removed_at IS NULL"),
-        postgresql_where=text("removed_at IS NULL"),
-    ),
+    once_among("removed_at IS NULL", "users_by_email", "email"),
     Index("users_of_organization", "organization_id", "created_at", "id"),
 )
 
@@ -69,7 +63,7 @@ service_accounts = Table(
     Column("description", Text),
     Column("organization_role", String(40), nullable=False),
     *_audited(),
-    Index("service_accounts_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
+    once_among(_LIVE, "service_accounts_by_name", "organization_id", "name"),
     Index("service_accounts_of_organization", "organization_id", "created_at", "id"),
 )
 
@@ -103,7 +97,7 @@ federation_issuers = Table(
     Column("next_poll_at", UtcDateTime),
     Column("polling_disabled_at", UtcDateTime),
     *_audited(),
-    Index("federation_issuers_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
+    once_among(_LIVE, "federation_issuers_by_name", "organization_id", "name"),
     Index("federation_issuers_of_organization", "organization_id", "created_at", "id"),
 )
 
@@ -121,7 +115,7 @@ federation_rules = Table(
     Column("token_lifetime_seconds", Integer, nullable=False),
     Column("applies_to_all_workspaces", Boolean, nullable=False),
     *_audited(),
-    Index("federation_rules_by_name", "organization_id", "name", unique=True, sqlite_where=_LIVE, postgresql_where=_LIVE),
+    once_among(_LIVE, "federation_rules_by_name", "organization_id", "name"),
     Index("federation_rules_of_organization", "organization_id", "created_at", "id"),
     Index("federation_rules_of_issuer", "issuer_id"),
 )

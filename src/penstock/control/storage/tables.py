@@ -20,7 +20,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     false,
-    text,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +39,14 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - as above
         """Naive UTC to aware."""
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+def once_among(where: str, name: str, *columns: str) -> Index:
+    """An index that is unique among the rows where that holds, which the migration sees to.
+
+    As an option of the index it would make SQLAlchemy load every database's dialect, 40 ms of each start.
+    """
+    return Index(name, *columns, unique=True, info={"where": where})
 
 
 metadata: Final = MetaData()
@@ -131,14 +138,7 @@ certificates = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("archived_at", UtcDateTime),
     Index("certificates_of_tunnel", "tunnel_id", "created_at", "id"),
-    Index(
-        "certificates_once_a_tunnel",
-        "tunnel_id",
-        "fingerprint",
-        unique=True,
-        sqlite_where=text("archived_at IS NULL"),
-        postgresql_where=text("archived_at IS NULL"),
-    ),
+    once_among("archived_at IS NULL", "certificates_once_a_tunnel", "tunnel_id", "fingerprint"),
 )
 
 caller_certificates = Table(
