@@ -5,7 +5,11 @@ The docstring under a field is its only text. What stands before the tables is k
 
 from __future__ import annotations
 
+import ast
+import inspect
 import types
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -42,30 +46,45 @@ def render() -> str:
     return introduction + MARK + "".join(f"\n{table}" for name, model in _ROLES for table in _tables(model, "", name))
 
 
-def _tables(model: type[BaseModel], path: str, role: str, field: FieldInfo | None = None) -> Iterator[str]:
-    """One table a section, depth first. `field` is what holds the section: its text says what the section is for there."""
+def _tables(
+    model: type[BaseModel], path: str, role: str, field: FieldInfo | None = None, purpose: str | None = None
+) -> Iterator[str]:
+    """One table a section, depth first. `field` is what holds the section, and `purpose` its text: what it is for there."""
     rows: list[str] = []
-    inner: list[tuple[type[BaseModel], str, FieldInfo]] = []
+    inner: list[tuple[type[BaseModel], str, FieldInfo, str | None]] = []
+    texts = _texts(model)
     chosen = field.default if field is not None and isinstance(field.default, model) else None
     for name, setting in model.model_fields.items():
         section = _section(setting.annotation)
         if section is None:
             default = _default(setting, setting.default if chosen is None else getattr(chosen, name))
-            rows.append(f"| `{name}` | {_kind(setting)} | {default} | {_text(setting.description)} |")
+            rows.append(f"| `{name}` | {_kind(setting)} | {default} | {_text(texts.get(name))} |")
         elif section is RouteConfig:
-            rows.append(f"| `{name}` | mapping of name to URL or settings | required | {_text(setting.description)} |")
-            inner.append((section, f"{name}.<name>", setting))
+            rows.append(f"| `{name}` | mapping of name to URL or settings | required | {_text(texts.get(name))} |")
+            inner.append((section, f"{name}.<name>", setting, texts.get(name)))
         else:
-            inner.append((section, f"{path}{name}", setting))
+            inner.append((section, f"{path}{name}", setting, texts.get(name)))
     title = f"`{path.removesuffix('.')}`" if path else role
     if rows:
         says = _text(model.__doc__)
         if field is not None and any(setting.is_required() for setting in model.model_fields.values()):
-            says = f"{says} {_text(field.description)}"  # not just a place for defaults
+            says = f"{says} {_text(purpose)}"  # not just a place for defaults
         head = "| setting | takes | default | |\n| --- | --- | --- | --- |\n"
         yield f"{'###' if path else '##'} {title}\n\n{says}\n\n{head}" + "\n".join(rows) + "\n"
-    for section, name, setting in inner:
-        yield from _tables(section, f"{name}.", role, setting)
+    for section, name, setting, text in inner:
+        yield from _tables(section, f"{name}.", role, setting, text)
+
+
+@cache
+def _texts(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring under each field. Pydantic can read them, too, but would with every start of a role."""
+    found: dict[str, str] = {}
+    for part in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        (definition,) = ast.parse(inspect.getsource(part)).body
+        for field, below in pairwise(definition.body if isinstance(definition, ast.ClassDef) else ()):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                found[field.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+    return found
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

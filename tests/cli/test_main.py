@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.main import get_command
 
 import penstock
 from penstock.cli import commands
@@ -127,3 +128,12 @@ def test_a_role_without_settings_says_how_they_are_given(command: Callable[..., 
 def test_help_is_a_word_too(command: Callable[..., Ended]) -> None:
     assert command("help") == command("--help")
     assert command("help", "up").out.startswith("Usage: penstock up ")
+
+
+def test_a_command_is_made_by_itself_and_is_the_one_that_help_names() -> None:
+    every: Any = get_command(commands.program())
+    for name in every.commands:
+        alone: Any = get_command(commands.program(name))
+        assert name in alone.commands
+        assert set(alone.commands) < set(every.commands)
+        assert alone.commands[name].get_short_help_str() == every.commands[name].get_short_help_str()

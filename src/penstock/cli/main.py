@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["help"]:
         given = [*given[1:], "--help"]
     gc.set_threshold(_YOUNG, 10, 10)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is wanted; it would look through all distributions
     try:
         _run(given)
     except PenstockError as exc:

@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 
 class RoleConfig(BaseModel):
-    """The settings of one role. The docstring under a field is its only text: help and reference are made from it."""
+    """The settings of one role. The docstring under a field is its only text: the reference is made from it."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, arbitrary_types_allowed=True)
 
 
 class Section(BaseModel):

@@ -40,7 +40,6 @@ RESOURCES: Final[tuple[Resource, ...]] = (
 
 
 WHO_AM_I: Final = Command("whoami", "GET", "/penstock/v1/me", "Show whose credential is used, where it acts and what it opens.")
-NAMES: Final = (WHO_AM_I.name, *(resource.name for resource in RESOURCES))
 
 
 def add_to(app: typer.Typer) -> None:
