@@ -12,16 +12,22 @@ ROOMS = {
     "agent": ["penstock.cli.agent", "penstock.agent.config", "penstock.agent.server"],
     "proxy": ["penstock.cli.roles", "penstock.proxy.config", "penstock.proxy.server"],
     "edge": ["penstock.cli.roles", "penstock.edge.config", "penstock.edge.server"],
-    "control": ["penstock.cli.roles", "penstock.control.config", "penstock.control.server"],
+    "control": ["penstock.cli.control", "penstock.control.config", "penstock.control.server"],
+    "health": ["penstock.cli.probe"],
 }
 _STORE = {"sqlalchemy", "aiosqlite", "alembic", "asyncpg"}
 _API = {"fastapi", "starlette", "uvicorn"}
-_NOBODYS = {"cel", "prompt_toolkit", "acme", "requests", "mcp", "anthropic"}
+_TERMINAL = {"rich", "pygments"}
+_NOBODYS = _TERMINAL | {"cel", "prompt_toolkit", "acme", "requests", "mcp", "anthropic"}
+# Only a migration, a look at an issuer's keys, or that database needs them.
+_LATER = {"alembic", "httpx2", "asyncpg", "aiosqlite", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite"}
 STRANGERS = {
     "agent": _NOBODYS | _STORE | _API | {"httpx2", "jwt"},
     "proxy": _NOBODYS | _STORE | _API | {"httpx2", "hpack"},
     "edge": _NOBODYS | _STORE | _API | {"jwt"},
-    "control": _NOBODYS | {"asyncpg", "hpack"},
+    "control": _NOBODYS | _LATER | {"hpack"},
+    # An engine runs it every few seconds.
+    "health": _NOBODYS | _STORE | _API | {"typer", "pydantic", "asyncio", "ssl", "http", "cryptography", "structlog", "httpx2"},
 }
 
 
