@@ -14,6 +14,7 @@ from tests.support.site import until
 from tests.support.store import server
 from tests.support.world import World, world
 
+from penstock.agent.server import Agent
 from penstock.client.control import ControlClient
 from penstock.config.types import HostPort
 from penstock.edge.config import EdgeLimits
@@ -82,6 +83,20 @@ async def test_live_links_are_listed_with_their_edge_and_agent(cluster: Cluster)
             await asyncio.sleep(0.05)
     assert len({link.agent_id for link in links}) == 1
     assert all(link.version and link.tunnel_id == cluster.side.stack.tunnel_id for link in links)
+
+
+async def test_the_only_agent_restarts_under_load_and_no_call_fails(cluster: Cluster) -> None:
+    async with calling(cluster.world.access, cluster.side.url()) as running:
+        await cluster.side.agent.stop()
+        await asyncio.sleep(0.7)  # what a container takes to come back
+        cluster.side.agent = Agent(cluster.side.agent._config)
+        await cluster.side.agent.start()
+        cluster.world.started.push_async_callback(cluster.side.agent.stop)
+        calls = running.calls
+        await until(lambda: running.calls >= calls + 5 * CALLERS, seconds=20)
+    assert running.failures == []
+    assert sum(edge.metrics.held.labels("opened")._value.get() for edge in cluster.edges.values()) > 0
+    await cluster.spread()
 
 
 async def test_a_caller_newer_than_an_edges_interrupted_feed_is_served_by_another_edge(cluster: Cluster) -> None:

@@ -92,6 +92,16 @@ class EdgeLimits(Section):
     """A link that owes the answer to a ping for so long is chosen last, and a stream that waits on it is opened on another.
     Round trips take 0.4 s around the world; that the link has died is only known after `ping_timeout`."""
 
+    return_seconds: Duration = 3.0
+    """How long after a tunnel's last link here ended its callers wait for the next one; `0s` refuses them at once. An agent
+    that restarts is back in one or two, and callers who give a connection five seconds still hear the refusal itself."""
+
+    held: int = Field(default=2_000, ge=1)
+    """Callers that wait so at once: a fifth of `callers`, so that agents that are away leave room for those that are there."""
+
+    held_a_tunnel: int = Field(default=500, ge=1)
+    """Callers that wait so for one tunnel at once: more would come over its agent all together."""
+
     feed_wait_seconds: Duration = 2.0
     """How long somebody the feed does not know yet waits for it: control issues, and the feed follows in milliseconds."""
 

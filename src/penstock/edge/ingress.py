@@ -74,6 +74,7 @@ class Ingress:
         self._sources = sources
         """Where callers may dial from; None for anywhere."""
         self._arrivals = arrivals
+        self._sessions = sessions
         self._opening = Opening(sessions, limits)
         self._quotas = Quotas(organization=limits.organization, tunnel=limits.tunnel)
         self._limits = limits
@@ -165,7 +166,36 @@ class Ingress:
             request.on_gone = None
 
     async def _carry(self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat) -> bool:
-        """Whether the stream is being relayed; else whoever stands behind refused it. Raises TunnelError."""
+        """Whether the stream is being relayed; else whoever stands behind refused it. Raises TunnelError.
+
+        Where no link is, here or at another edge, but one was here a moment ago, the caller waits for the next. Not one that
+        was passed on: who did that asks others first, and lets it wait there.
+        """
+        returning = self._sessions.returning
+        tunnel_id = UUID(admission.tunnel.wire_id)
+        try:
+            return await self._try(asked, admission, request, seat)
+        except NoLinkError:
+            if asked.hop is not None or self._stopping or not returning.may_wait(tunnel_id):
+                raise
+        outcome = "gone"
+        self._metrics.waiting.inc()
+        try:
+            await returning.wait(tunnel_id)
+            if self._stopping:
+                raise unavailable("this edge is stopping")
+            carried = await self._try(asked, await self._admit(asked.identity, request.host), request, seat)
+            outcome = "opened" if carried else "refused"
+            return carried
+        except TunnelError:
+            outcome = "refused"
+            raise
+        finally:
+            self._metrics.waiting.dec()
+            self._metrics.held.labels(outcome).inc()
+
+    async def _try(self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat) -> bool:
+        """As `_carry`, with what is there now. NoLinkError where nobody has a link that takes the stream."""
         if not self._opening.has_replica(admission, request):
             passed = await self._peers.open(
                 request, asked, UUID(admission.tunnel.wire_id), self._feed.directory, replica_only=True

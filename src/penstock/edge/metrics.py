@@ -15,6 +15,8 @@ class EdgeMetrics:
     callers: Gauge
     streams: Gauge
     opened: Counter
+    waiting: Gauge
+    held: Counter
     registrations: Counter
     relayed: Counter
     cut: Counter
@@ -30,6 +32,13 @@ class EdgeMetrics:
             callers=Gauge("penstock_edge_callers", "Caller connections waiting for a decision", registry=registry),
             streams=Gauge("penstock_edge_streams", "Streams being relayed", registry=registry),
             opened=Counter("penstock_edge_streams_opened", "Streams asked for, by outcome", ["outcome"], registry=registry),
+            waiting=Gauge("penstock_edge_held_callers", "Callers that wait for an agent to return", registry=registry),
+            held=Counter(
+                "penstock_edge_streams_held",
+                "Streams that waited for an agent to return, by outcome",
+                ["outcome"],
+                registry=registry,
+            ),
             registrations=Counter(
                 "penstock_edge_registrations", "Registrations of links, by outcome", ["outcome"], registry=registry
             ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from penstock.edge.directory import Directory, closed_tunnels
+from penstock.edge.returning import Returning
 from penstock.edge.session import AgentSession
 from penstock.protocol.http2 import Settings, WindowBudget
 from penstock.protocol.notice import Notice
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from penstock.edge.config import EdgeLimits
-    from penstock.edge.directory import Directory
     from penstock.edge.feed import Feed
     from penstock.edge.metrics import EdgeMetrics
     from penstock.net.tasks import Tasks
@@ -42,6 +43,7 @@ class Sessions:
         self._stopping = False
         self._open: set[AgentSession] = set()
         self._registered: dict[UUID, set[AgentSession]] = {}
+        self.returning = Returning(limits)
         self.worker: tuple[int, int] | None = None
         """Which of how many workers this is; None where there is one."""
         self.on_change: Callable[[], None] = lambda: None
@@ -98,6 +100,7 @@ class Sessions:
     async def drain(self, seconds: float) -> None:
         """Take no new streams, let those that are open finish, and close every link; bounded by `seconds`."""
         self._stopping = True
+        self.returning.end_all()
         for session in list(self._open):
             session.tell(Notice(draining=True))
             session.link.drain()
@@ -129,6 +132,7 @@ class Sessions:
     def registered_as(self, session: AgentSession, tunnel_id: UUID) -> None:
         """It carries this tunnel's streams from now on."""
         self._registered.setdefault(tunnel_id, set()).add(session)
+        self.returning.end((tunnel_id,))
         self.metrics.links.set(self.registered)
         self.on_change()
 
@@ -145,11 +149,13 @@ class Sessions:
             links.discard(session)
             if not links:
                 del self._registered[tunnel_id]
+                self.returning.left(tunnel_id)
             self.on_change()
         self.metrics.links.set(self.registered)
 
     def _changed(self, old: Directory, new: Directory) -> None:
         self._close_unknown(new.tunnels.keys())
+        self.returning.end(closed_tunnels(old, new))
         if new.news != old.news:
             for session in list(self._open):
                 session.tell(new.news)
