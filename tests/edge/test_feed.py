@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from penstock.edge.feed import Feed
+from penstock.edge.state import StoredPage
 from penstock.errors import IdentityError
+from penstock.schema.edges import DELTA_CONTEXT, SNAPSHOT_CONTEXT, Delta
 
 if TYPE_CHECKING:
     from tests.support.site import Site
@@ -75,6 +77,47 @@ async def test_an_older_page_is_refused_even_though_it_was_signed_once(site: Sit
     with pytest.raises(IdentityError, match="backwards"):
         feed.accept(site.public_key, old)
     assert feed.version == 2
+
+
+def delta(site: Site, feed: Feed, context: bytes = DELTA_CONTEXT, **changes: Any) -> StoredPage:
+    """One that revokes the caller, from what is held."""
+    held = feed.directory
+    values = {"after": held.version, "after_mark": held.mark, "version": held.version + 1, "mark": "b"}
+    body = Delta.model_validate({**values, "gone_callers": list(held.callers), **changes}).model_dump_json().encode()
+    return StoredPage(body, site.feed_key.sign(context + body), 0.0)
+
+
+def now(_: int) -> None:
+    """Any version is the newest."""
+
+
+async def test_a_delta_is_taken_on_the_state_that_it_is_for_and_on_no_other(site: Site, feed: Feed) -> None:
+    with pytest.raises(IdentityError, match="another state"):
+        feed.accept_delta(site.public_key, delta(site, feed, after_mark="a"), now)  # nothing is held yet
+    feed.accept(site.public_key, site.snapshot(mark="a"))
+    seen: list[tuple[int, int]] = []
+    feed.listen(lambda old, new: seen.append((len(old.callers), len(new.callers))))
+    for wrong in ({"after": 0}, {"after": 2, "version": 3}, {"after_mark": "c"}, {"version": 1}, {"version": 0}):
+        with pytest.raises(IdentityError, match="another state"):
+            feed.accept_delta(site.public_key, delta(site, feed, **wrong), now)
+    good = delta(site, feed)
+    with pytest.raises(IdentityError, match="not signed"):
+        feed.accept_delta(site.public_key, replace(good, body=good.body.replace(b"gone_callers", b"gone_collars")), now)
+    with pytest.raises(IdentityError, match="not signed"):
+        feed.accept_delta(site.public_key, delta(site, feed, SNAPSHOT_CONTEXT), now)
+    assert (feed.version, seen) == (1, [])
+    feed.accept_delta(site.public_key, good, now)
+    assert (feed.version, seen) == (2, [(1, 0)])
+    with pytest.raises(IdentityError, match="another state"):
+        feed.accept_delta(site.public_key, good, now)  # replayed
+    with pytest.raises(IdentityError, match="backwards"):
+        feed.accept(site.public_key, _first(site))
+    assert feed.version == 2
+
+
+def _first(site: Site) -> StoredPage:
+    site.version = 0
+    return site.snapshot()
 
 
 async def test_it_is_stale_before_the_first_word_and_when_control_was_silent_for_too_long(

@@ -16,8 +16,9 @@ from tests.support.site import Echo, Origin, until
 
 from penstock.config.types import HostPort
 from penstock.edge.server import Edge
+from penstock.edge.state import StoredPage
 from penstock.errors import ConfigError, IdentityError, UnavailableError
-from penstock.schema.edges import EdgeEnrolmentRequest, fresh_message
+from penstock.schema.edges import DELTA_CONTEXT, Delta, EdgeEnrolmentRequest, fresh_message
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ class Control:
     status: int | None = None
     replayed: str | None = None
     """The nonce of an old answer, which is told again."""
+    delta: StoredPage | None = None
+    """What is answered to those who take a delta."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     enrolments: list[EdgeEnrolmentRequest] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
     def publish(self) -> None:
-        self.page = self.site.snapshot()
+        self.page = self.site.snapshot(f"{self.site.version + 1:032x}")
         self.news.set()
         self.news = asyncio.Event()
 
@@ -108,6 +111,9 @@ class Control:
             if asked["wait"] == "0":
                 return 204, b"", self._fresh(asked["nonce"])
             await self.news.wait()
+        if self.delta is not None and "delta" in asked:
+            extra = f"Penstock-Signature: {_text(self.delta.signature)}\r\nPenstock-Feed: delta\r\n"
+            return 200, self.delta.body, extra + self._fresh(asked["nonce"])
         return 200, self.page.body, f"Penstock-Signature: {_text(self.page.signature)}\r\n{self._fresh(asked['nonce'])}"
 
     @property
@@ -209,11 +215,34 @@ async def test_without_control_an_edge_restarts_on_its_last_snapshot_and_catches
             await alone.stop()
 
 
+@pytest.mark.parametrize("wrong", ["signature", "gap", "garbage"])
+async def test_a_delta_that_cannot_be_taken_is_made_up_for_by_the_whole(
+    control: Control, folder: Path, token_file: Path, wrong: str
+) -> None:
+    async with control.running(), asyncio.timeout(10):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        held = edge.feed.directory
+        body = Delta(
+            after=held.version, after_mark="f" * 32 if wrong == "gap" else held.mark, version=held.version + 1, mark=""
+        )
+        text = b"{}" if wrong == "garbage" else body.model_dump_json().encode()
+        signature = control.site.feed_key.sign(DELTA_CONTEXT + text)
+        control.delta = StoredPage(text, bytes(64) if wrong == "signature" else signature, 0.0)
+        control.site.tunnels = ()
+        with structlog.testing.capture_logs() as logs:
+            control.publish()
+            await until(lambda: not edge.feed.directory.tunnels)
+        assert "delta" in str(next(log for log in logs if log["event"] == "feed interrupted")["reason"])
+        assert edge.feed.version == held.version + 1
+        await edge.stop()
+
+
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])  # the forwarder's
 async def test_a_poll_on_a_connection_that_died_in_silence_is_given_up_and_the_feed_goes_on_when_control_is_back(
     control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.edge.follow._REPORT", 0.2)
+    monkeypatch.setattr("penstock.edge.reports._REPORT", 0.2)
     monkeypatch.setattr("penstock.edge.follow._ANSWER", 0.5)
     monkeypatch.setattr("penstock.edge.presence._EVERY", 0.1)
     async with control.running(), asyncio.timeout(30), Forwarder(HostPort("127.0.0.1", control.port)) as between:

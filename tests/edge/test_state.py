@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.site import SECRET
 
-from penstock.edge.state import EdgeState, StoredSnapshot, identity_of
+from penstock.edge.state import EdgeState, StoredPage, identity_of
 from penstock.errors import ConfigError
 from penstock.tls import certs
 
@@ -23,7 +23,7 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
     assert (state.load_identity(), state.load_snapshot()) == (None, None)
     key = certs.make_ec_key()
     state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
-    snapshot = StoredSnapshot(b"body", bytes(range(64)), 1_700_000_000.0)
+    snapshot = StoredPage(b"body", bytes(range(64)), 1_700_000_000.0)
     state.save_snapshot(snapshot, 7)
 
     again = EdgeState(folder)

@@ -27,7 +27,7 @@ from penstock.agent.config import AgentConfig
 from penstock.agent.server import Agent
 from penstock.edge.config import EdgeConfig
 from penstock.edge.server import Edge
-from penstock.edge.state import EdgeState, StoredSnapshot, identity_of
+from penstock.edge.state import EdgeState, StoredPage, identity_of
 from penstock.net.dial import dial_tls
 from penstock.net.streams import ByteStream
 from penstock.net.transports import cut
@@ -111,10 +111,11 @@ class Site:
     def public_key(self) -> bytes:
         return self.feed_key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
-    def snapshot(self) -> StoredSnapshot:
+    def snapshot(self, mark: str = "") -> StoredPage:
         self.version += 1
         snapshot = Snapshot(
             version=self.version,
+            mark=mark,
             tunnels=self.tunnels,
             callers=self.callers,
             agent_edges=self.agent_edges,
@@ -123,7 +124,7 @@ class Site:
             edge_ca_pem="".join(told.certificate_pem for told in self.told_cas),
         )
         body = snapshot.model_dump_json().encode()
-        return StoredSnapshot(body, self.feed_key.sign(SNAPSHOT_CONTEXT + body), time.time())
+        return StoredPage(body, self.feed_key.sign(SNAPSHOT_CONTEXT + body), time.time())
 
     def publish(self, *edges: Edge) -> None:
         """The feed brings the present tunnels and callers."""

@@ -134,7 +134,7 @@ class EdgeConfig(RoleConfig):
     """File with the enrolment token; needed once, until the state folder holds an identity."""
 
     state_dir: Path
-    """Folder for key, certificate, credential and the last snapshot; made with mode 0700."""
+    """Folder for key, certificate, credential, and the last snapshot with what changed since; made with mode 0700."""
 
     name: Annotated[str, AfterValidator(_label)] = "edge"
     """One DNS label, unique among the edges of a control plane."""

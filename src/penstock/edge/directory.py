@@ -1,19 +1,20 @@
-"""What the edge knows of tunnels and callers: one immutable index of one snapshot."""
+"""What the edge knows of tunnels and callers: one immutable index of one snapshot, or of one and the deltas since."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
+from penstock.errors import IdentityError
 from penstock.protocol.notice import Notice
 from penstock.protocol.token import MAX_CAS, MAX_EDGES
 from penstock.tls import certs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from penstock.schema.edges import CallerRecord, EdgeRecord, Snapshot, TunnelRecord
+    from penstock.schema.edges import CallerRecord, Delta, EdgeRecord, Snapshot, TunnelRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Directory:
     """What agents are told: where the edges are and who signs them."""
     caller_ca_pem: str = ""
     """The CAs of callers; empty while control has said nothing of them."""
+    mark: str = ""
+    """What control calls this content."""
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Directory:
@@ -40,8 +43,36 @@ class Directory:
             domains={tunnel.domain: tunnel for tunnel in snapshot.tunnels},
             callers={caller.serial: caller for caller in snapshot.callers},
             caller_ca_pem=snapshot.caller_ca_pem,
-            edges={serial: edge for edge in snapshot.edges for serial in edge.serials},
+            mark=snapshot.mark,
+            edges=_by_serial(snapshot.edges),
             news=Notice(edges=snapshot.agent_edges[:MAX_EDGES], cas=_ders(snapshot.edge_ca_pem)),
+        )
+
+    def after(self, delta: Delta) -> Directory:
+        """The index that `delta` leads to. IdentityError where it is for another content than this."""
+        if not self.mark or (delta.after, delta.after_mark) != (self.version, self.mark) or delta.version <= self.version:
+            raise IdentityError(
+                "a delta of the feed is for another state than is held",
+                detail=f"from {delta.after} to {delta.version}; held: {self.version}",
+            )
+        changed = {UUID(tunnel.wire_id): tunnel for tunnel in delta.tunnels}
+        replaced = [*map(UUID, delta.gone_tunnels), *changed]
+        tunnels = _without(self.tunnels, replaced)
+        domains = _without(self.domains, [self.tunnels[wire_id].domain for wire_id in replaced if wire_id in self.tunnels])
+        callers = _without(self.callers, delta.gone_callers)
+        return replace(
+            self,
+            version=delta.version,
+            mark=delta.mark,
+            tunnels={**tunnels, **changed},
+            domains={**domains, **{tunnel.domain: tunnel for tunnel in delta.tunnels}},
+            callers={**callers, **{caller.serial: caller for caller in delta.callers}},
+            caller_ca_pem=self.caller_ca_pem if delta.caller_ca_pem is None else delta.caller_ca_pem,
+            edges=self.edges if delta.edges is None else _by_serial(delta.edges),
+            news=Notice(
+                edges=self.news.edges if delta.agent_edges is None else delta.agent_edges[:MAX_EDGES],
+                cas=self.news.cas if delta.edge_ca_pem is None else _ders(delta.edge_ca_pem),
+            ),
         )
 
     def tunnel_of(self, host: str) -> TunnelRecord | None:
@@ -51,6 +82,21 @@ class Directory:
     def knows(self, serial: str) -> bool:
         """Whether there is a caller or an edge with a certificate of this serial."""
         return serial in self.callers or serial in self.edges
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _without(records: Mapping[_K, _V], keys: Iterable[_K]) -> dict[_K, _V]:
+    left = dict(records)
+    for key in keys:
+        left.pop(key, None)
+    return left
+
+
+def _by_serial(edges: Iterable[EdgeRecord]) -> dict[str, EdgeRecord]:
+    return {serial: edge for edge in edges for serial in edge.serials}
 
 
 def _ders(pem: str) -> tuple[bytes, ...]:

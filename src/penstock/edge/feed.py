@@ -1,14 +1,15 @@
 """The change feed as the rest of the edge sees it: the newest directory, how old it is, and a way to wait for a newer one.
 
-Pages are believed for their signature alone, whoever delivered them, disk included; a version is never lowered, so that
-nobody can bring a revoked caller back by replaying an older page. That a page is still the newest is signed too, each time
-anew, so that nobody can keep a revocation back for longer than `stale_limit`.
+Pages, whole or a delta, are believed for their signature alone, whoever delivered them, disk included. A version is never
+lowered, so that nobody can bring a revoked caller back by replaying an older page, and a delta is taken on the very state that
+it was made for. That a page is still the newest is signed too, each time anew, so that nobody can keep a revocation back for
+longer than `stale_limit`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -16,27 +17,38 @@ from pydantic import ValidationError
 
 from penstock.edge.directory import NOTHING, Directory
 from penstock.errors import IdentityError
-from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot, fresh_message
+from penstock.schema.edges import DELTA_CONTEXT, SNAPSHOT_CONTEXT, Delta, Snapshot, fresh_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from penstock.edge.state import StoredSnapshot
+    from penstock.edge.state import StoredPage
+
+_Page = TypeVar("_Page", Snapshot, Delta)
 
 
-def verified_snapshot(key: bytes, stored: StoredSnapshot) -> Snapshot:
+def verified_snapshot(key: bytes, stored: StoredPage) -> Snapshot:
     """The snapshot inside `stored` if `key` (raw Ed25519) signed exactly these bytes; IdentityError otherwise."""
+    return _verified(key, stored, SNAPSHOT_CONTEXT, Snapshot, "snapshot")
+
+
+def verified_delta(key: bytes, stored: StoredPage) -> Delta:
+    """The delta inside `stored`, likewise."""
+    return _verified(key, stored, DELTA_CONTEXT, Delta, "delta")
+
+
+def _verified(key: bytes, stored: StoredPage, context: bytes, kind: type[_Page], name: str) -> _Page:
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, SNAPSHOT_CONTEXT + stored.body)
+        Ed25519PublicKey.from_public_bytes(key).verify(stored.signature, context + stored.body)
     except InvalidSignature:
         raise IdentityError(
-            "a snapshot is not signed by this edge's control plane",
+            f"a {name} is not signed by this edge's control plane",
             hint="something between edge and control changes answers, or control was set up anew: enrol this edge again",
         ) from None
     try:
-        return Snapshot.model_validate_json(stored.body)
+        return kind.model_validate_json(stored.body)
     except ValidationError as exc:
-        raise IdentityError("a signed snapshot cannot be read", detail=f"{exc.error_count()} wrong fields") from None
+        raise IdentityError(f"a signed {name} cannot be read", detail=f"{exc.error_count()} wrong fields") from None
 
 
 def check_fresh(key: bytes, signature: bytes, version: int, nonce: str) -> None:
@@ -83,23 +95,41 @@ class Feed:
         """Control vouched at `at` for what is held."""
         self.confirmed_at = max(at, self.confirmed_at or at)
 
-    def accept(self, key: bytes, stored: StoredSnapshot, is_current: Callable[[int], None] = lambda _: None) -> bool:
-        """Take over `stored`: True when it is newer than what is held. IdentityError when it may not be believed.
+    def accept(self, key: bytes, stored: StoredPage, is_current: Callable[[int], None] = lambda _: None) -> bool:
+        """Take over a snapshot: True when it is newer than what is held. IdentityError when it may not be believed.
 
         is_current: raises IdentityError where its version is not known to be the newest now; a page of the disk need not be.
         """
         snapshot = verified_snapshot(key, stored)
         is_current(snapshot.version)
-        if snapshot.version < max(self.version, self.floor):
+        return self._take(Directory.of(snapshot), stored.confirmed_at)
+
+    def accept_delta(self, key: bytes, stored: StoredPage, is_current: Callable[[int], None]) -> None:
+        """Take over what changed since what is held. IdentityError as for a snapshot, and where it is for another state."""
+        delta = verified_delta(key, stored)
+        is_current(delta.version)
+        self._take(self.directory.after(delta), stored.confirmed_at)
+
+    def restore(self, key: bytes, stored: StoredPage, deltas: Iterable[StoredPage]) -> None:
+        """Take over what the disk kept: a snapshot, and the deltas since. IdentityError where one does not follow."""
+        directory = Directory.of(verified_snapshot(key, stored))
+        for kept in deltas:
+            delta = verified_delta(key, kept)
+            if delta.version > directory.version:  # others are older than the snapshot: saving was cut short
+                directory = directory.after(delta)
+        self._take(directory, stored.confirmed_at)
+
+    def _take(self, directory: Directory, confirmed_at: float) -> bool:
+        if directory.version < max(self.version, self.floor):
             raise IdentityError(
                 "the control plane's feed went backwards",
-                detail=f"version {snapshot.version} after {max(self.version, self.floor)}",
+                detail=f"version {directory.version} after {max(self.version, self.floor)}",
                 hint="control was restored from a backup, or an old page is replayed; remove the state folder and enrol again",
             )
-        self.confirm(stored.confirmed_at)
-        if snapshot.version == self.version:
+        self.confirm(confirmed_at)
+        if directory.version == self.version:
             return False
-        old, self.directory = self.directory, Directory.of(snapshot)
+        old, self.directory = self.directory, directory
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for listener in self._listeners:

@@ -16,10 +16,11 @@ import httpx2
 from pydantic import ValidationError
 
 from penstock.edge.feed import check_fresh
-from penstock.edge.state import EdgeIdentity, EdgeState, StoredSnapshot, identity_of
+from penstock.edge.reports import ControlReporter, bearer
+from penstock.edge.state import EdgeIdentity, EdgeState, StoredPage, identity_of
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.net.backoff import Backoff
-from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest, PresenceAnswer, PresenceReport
+from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest
 from penstock.schema.errors import ErrorEnvelope
 from penstock.secret import Secret
 from penstock.tls import certs, contexts
@@ -36,16 +37,22 @@ if TYPE_CHECKING:
 
 _WAIT: Final = 25  # seconds a long poll stays: below the 30 s at which common proxies cut
 _ANSWER: Final = 10.0  # seconds for anything but the wait
-_REPORT: Final = 5.0  # seconds for a report: one that takes as long as half the lease is as good as lost
 _SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane that is not there yet
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
+_MAX_DELTA: Final = 64 * 1024 * 1024  # a quarter of that: control sends the whole instead of more
+_DELTAS: Final = 256 * 1024  # bytes of deltas on disk: some 400 changes, which a restart takes over in a fraction of a second
+_FEED: Final = "penstock-feed"
 _SIGNATURE: Final = "penstock-signature"
 _FRESH: Final = "penstock-fresh"
 
 
 class Follower:
-    """Keeps one feed fed."""
+    """Keeps one feed fed.
+
+    What changed comes as a delta. Where one cannot be taken the whole is asked for, and so it is when those on disk have become
+    many, or a restart would read them for long.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Follower:
         self._state = state
         self._feed = feed
         self._log = log
+        self._is_whole_wanted = False
         self._poll: asyncio.Timeout | None = None
         self._client = httpx2.AsyncClient(
             base_url=config.control_url,
@@ -112,9 +120,9 @@ class Follower:
         stored = await asyncio.to_thread(self._state.load_snapshot)
         if stored is not None:
             try:
-                self._feed.accept(identity.feed_key, stored)
+                self._feed.restore(identity.feed_key, stored, await asyncio.to_thread(self._state.load_deltas))
             except IdentityError as exc:
-                self._log.warning("stored snapshot dropped", reason=exc.public)
+                self._log.warning("stored snapshot dropped", reason=exc.public, detail=exc.detail)
         try:
             async with asyncio.timeout(_FIRST_PULL):
                 await self._pull(identity, wait=0)
@@ -164,7 +172,7 @@ class Follower:
     async def _post(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
         try:
             response = await self._client.post(
-                "/penstock/v1/edges/enrol", json=request.model_dump(mode="json"), headers=_bearer(token)
+                "/penstock/v1/edges/enrol", json=request.model_dump(mode="json"), headers=bearer(token)
             )
         except httpx2.HTTPError as exc:
             raise self._no_answer(exc) from exc
@@ -187,7 +195,7 @@ class Follower:
         """The next certificate. UnavailableError while control does not answer, IdentityError when it refuses."""
         try:
             response = await self._client.post(
-                "/penstock/v1/edge/certificate", json={"csr_pem": csr_pem}, headers=_bearer(identity.credential)
+                "/penstock/v1/edge/certificate", json={"csr_pem": csr_pem}, headers=bearer(identity.credential)
             )
         except httpx2.HTTPError as exc:
             raise self._no_answer(exc) from exc
@@ -246,6 +254,10 @@ class Follower:
         finally:
             self._poll = None
 
+    def _delta_wanted(self) -> dict[str, str]:
+        mark = self._feed.directory.mark
+        return {} if self._is_whole_wanted or not mark or self._state.deltas_size > _DELTAS else {"delta": mark}
+
     async def _pull(self, identity: EdgeIdentity, *, wait: int) -> None:
         """One request: what is newer than what is held, or the word that nothing is."""
         nonce = secrets.token_hex(16)
@@ -254,11 +266,12 @@ class Follower:
             async with self._client.stream(
                 "GET",
                 "/penstock/v1/edge/snapshot",
-                params={"after": held, "wait": wait, "nonce": nonce},
-                headers=_bearer(identity.credential),
+                params={"after": held, "wait": wait, "nonce": nonce, **self._delta_wanted()},
+                headers=bearer(identity.credential),
                 timeout=httpx2.Timeout(_ANSWER, read=wait + _ANSWER),
             ) as response:
-                body = await _read_body(response)
+                is_delta = response.headers.get(_FEED) == "delta"
+                body = await _read_body(response, _MAX_DELTA if is_delta else _MAX_BODY)
         except httpx2.HTTPError as exc:
             raise self._no_answer(exc) from exc
         self._poll = None  # what was brought is also kept, whole
@@ -274,8 +287,17 @@ class Follower:
                 self._feed.confirm(now)
                 if self._keeps:
                     await asyncio.to_thread(self._state.confirm_snapshot, now)
+            case 200 if is_delta:
+                delta = StoredPage(body, _signature(response.headers.get(_SIGNATURE, "")), now)
+                self._is_whole_wanted = True  # unless all is well
+                self._feed.accept_delta(identity.feed_key, delta, is_current)
+                self._is_whole_wanted = False
+                self._log.info("feed advanced", version=self._feed.version)
+                if self._keeps:
+                    await asyncio.to_thread(self._state.save_delta, delta, self._feed.version)
             case 200:
-                stored = StoredSnapshot(body, _signature(response.headers.get(_SIGNATURE, "")), now)
+                self._is_whole_wanted = False
+                stored = StoredPage(body, _signature(response.headers.get(_SIGNATURE, "")), now)
                 if self._feed.accept(identity.feed_key, stored, is_current):
                     self._log.info("feed advanced", version=self._feed.version)
                     if self._keeps:
@@ -287,35 +309,6 @@ class Follower:
         self._feed.is_interrupted = False
 
 
-class ControlReporter:
-    """Presence's way to the control plane, on the follower's connections."""
-
-    def __init__(self, client: httpx2.AsyncClient, identity: EdgeIdentity) -> None:
-        self._client = client
-        self._headers = _bearer(identity.credential)
-
-    async def report(self, report: PresenceReport) -> PresenceAnswer:
-        """As `presence.Reporter` says."""
-        response = await self._ask("POST", "/penstock/v1/edge/presence", report.model_dump(mode="json"))
-        try:
-            return PresenceAnswer.model_validate_json(response.content)
-        except ValidationError as exc:
-            raise UnavailableError("the control plane's answer to a report cannot be read") from exc
-
-    async def withdraw(self, incarnation: str) -> None:
-        """As `presence.Reporter` says."""
-        await self._ask("DELETE", f"/penstock/v1/edge/presence/{incarnation}", None)
-
-    async def _ask(self, method: str, path: str, body: object) -> httpx2.Response:
-        try:
-            response = await self._client.request(method, path, json=body, headers=self._headers, timeout=_REPORT)
-        except httpx2.HTTPError as exc:
-            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
-        if response.status_code not in {200, 204}:
-            raise UnavailableError("the control plane took no report", detail=f"status {response.status_code}")
-        return response
-
-
 def _sentence(response: httpx2.Response) -> str:
     """What control says is wrong, or the beginning of what something else says."""
     try:
@@ -324,13 +317,13 @@ def _sentence(response: httpx2.Response) -> str:
         return response.text[:200]
 
 
-async def _read_body(response: httpx2.Response) -> bytes:
+async def _read_body(response: httpx2.Response, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in response.aiter_bytes():
         size += len(part)
-        if size > _MAX_BODY:
-            raise UnavailableError("the control plane's snapshot is too large")
+        if size > limit:
+            raise UnavailableError("the control plane's answer is too large")
         parts.append(part)
     return b"".join(parts)
 
@@ -350,10 +343,6 @@ def _signature(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
         return b""  # verifies under no key
-
-
-def _bearer(secret: Secret) -> dict[str, str]:
-    return {"authorization": f"Bearer {secret.reveal()}"}
 
 
 def _public(exc: BaseException) -> str:

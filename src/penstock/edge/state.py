@@ -1,8 +1,9 @@
-"""The edge's folder: its identity and the last snapshot, so that it restarts without the control plane.
+"""The edge's folder: its identity, the last snapshot and the deltas since, so that it restarts without the control plane.
 
-Every file has mode 0600 and is replaced whole. No tunnel secret is ever in it: a snapshot holds verifiers. Nothing of it is
-believed but for its signature, and the highest version that was ever held is kept apart from it: an older snapshot that was
-put back is not taken, nor served to a restart by anybody else.
+Every file has mode 0600 and is replaced whole; only deltas are appended, and one that was cut short meanwhile does not count.
+No tunnel secret is ever in it: a snapshot holds verifiers. Nothing of it is believed but for its signature, and the highest
+version that was ever held is kept apart from it: an older snapshot that was put back is not taken, nor served to a restart by
+anybody else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SIGNATURE: Final = 64  # bytes, before the body: Ed25519
+_LENGTH: Final = 4  # bytes, before a delta's signature: its body's
 _MAX_FILE: Final = 256 * 1024 * 1024  # a million tunnels and callers are some 400 bytes each
 
 
@@ -42,8 +44,8 @@ class EdgeIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredSnapshot:
-    """A snapshot as it came: its bytes, the signature over them, and when control last vouched for it."""
+class StoredPage:
+    """A snapshot or a delta as it came: its bytes, the signature over them, and when control last vouched for it."""
 
     body: bytes
     signature: bytes
@@ -59,6 +61,9 @@ class EdgeState:
         self._next_key = folder / "edge.key.next"
         self._enrolment = folder / "enrolment.json"
         self._snapshot = folder / "snapshot"
+        self._deltas = folder / "deltas"
+        self.deltas_size = 0
+        """Bytes of whole deltas that are kept; what may follow them was cut short."""
         self._version = folder / "version"
         self._addresses = folder / "addresses"
 
@@ -100,16 +105,44 @@ class EdgeState:
         """Keep the addresses it enrolled under."""
         write_file(self._addresses, addresses)
 
-    def load_snapshot(self) -> StoredSnapshot | None:
+    def load_snapshot(self) -> StoredPage | None:
         """The last snapshot kept; its signature is for the feed to check."""
         held = self._read(self._snapshot)
         if held is None:
             return None
-        return StoredSnapshot(held[_SIGNATURE:], held[:_SIGNATURE], self._snapshot.stat().st_mtime)
+        return StoredPage(held[_SIGNATURE:], held[:_SIGNATURE], self._snapshot.stat().st_mtime)
 
-    def save_snapshot(self, stored: StoredSnapshot, version: int) -> None:
+    def load_deltas(self) -> list[StoredPage]:
+        """The deltas kept since that snapshot, or before it where saving it was cut short."""
+        held = self._read(self._deltas) or b""
+        deltas: list[StoredPage] = []
+        at = 0
+        while (end := at + _LENGTH + _SIGNATURE + int.from_bytes(held[at : at + _LENGTH])) <= len(held):
+            signature = at + _LENGTH
+            body = signature + _SIGNATURE
+            deltas.append(StoredPage(held[body:end], held[signature:body], 0.0))
+            at = end
+        self.deltas_size = at
+        return deltas
+
+    def save_snapshot(self, stored: StoredPage, version: int) -> None:
         """Keep a snapshot, and that it was held. In this order: cut between the two, the snapshot still serves a restart."""
         write_file(self._snapshot, stored.signature.ljust(_SIGNATURE, b"\0") + stored.body)
+        self._deltas.unlink(missing_ok=True)
+        self.deltas_size = 0
+        self.confirm_snapshot(stored.confirmed_at)
+        write_file(self._version, str(version))
+
+    def save_delta(self, stored: StoredPage, version: int) -> None:
+        """Keep a delta to what is kept, and that its version was held, in the same order."""
+        record = len(stored.body).to_bytes(_LENGTH) + stored.signature.ljust(_SIGNATURE, b"\0") + stored.body
+        with os.fdopen(os.open(self._deltas, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            file.truncate(self.deltas_size)
+            file.seek(self.deltas_size)
+            file.write(record)
+            file.flush()
+            os.fsync(file.fileno())
+        self.deltas_size += len(record)
         self.confirm_snapshot(stored.confirmed_at)
         write_file(self._version, str(version))
 

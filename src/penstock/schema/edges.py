@@ -15,6 +15,7 @@ from penstock.schema.wire import Wire
 SNAPSHOT_CONTEXT: Final = b"penstock edge feed: snapshot, 1\0"
 """Goes before what the feed key signs, a value for each kind of thing: no signature of one is ever one of another."""
 
+DELTA_CONTEXT: Final = b"penstock edge feed: delta, 1\0"
 FRESH_CONTEXT: Final = b"penstock edge feed: fresh, 1\0"
 
 
@@ -132,6 +133,33 @@ class Snapshot(Wire):
     """The CAs that edges' certificates come from, one or two: for agents too."""
     caller_ca_pem: str = ""
     """The caller CAs of all organizations there are now; empty says nothing, and the edge keeps those it has."""
+    mark: str = ""
+    """Names the content: two states of one version that differ have different ones."""
+
+
+class Delta(Wire):
+    """What leads from one state to a later one; the same request with `&delta=<mark>` may be answered so, and then says
+    `Penstock-Feed: delta`.
+
+    Signed as a snapshot is, over `DELTA_CONTEXT` and the body, with `Penstock-Fresh` as there. It is for the state of which it
+    names version and mark, and for no other. A record that is here is new or replaces the one of its key.
+    """
+
+    after: int
+    after_mark: str
+    version: int
+    mark: str
+    tunnels: tuple[TunnelRecord, ...] = ()
+    gone_tunnels: tuple[str, ...] = ()
+    """By wire id."""
+    callers: tuple[CallerRecord, ...] = ()
+    gone_callers: tuple[str, ...] = ()
+    """By serial."""
+    edges: tuple[EdgeRecord, ...] | None = None
+    """All of them where one is another than before; null says that none is. So with the three that follow."""
+    agent_edges: tuple[str, ...] | None = None
+    edge_ca_pem: str | None = None
+    caller_ca_pem: str | None = None
 
 
 class LinkReport(Wire):

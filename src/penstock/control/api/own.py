@@ -22,6 +22,7 @@ from penstock.schema.callers import (
     Resolution,
 )
 from penstock.schema.edges import (
+    Delta,
     EdgeCertificate,
     EdgeCertificateRequest,
     EdgeEnrolment,
@@ -36,6 +37,7 @@ router: Final = APIRouter(prefix="/penstock/v1", route_class=LateRoute)
 
 SIGNATURE: Final = "Penstock-Signature"
 FRESH: Final = "Penstock-Fresh"
+FEED: Final = "Penstock-Feed"
 _SIGNED: Final = {SIGNATURE: {"required": True, "schema": {"type": "string"}, "description": "Base64, Ed25519, of the body."}}
 
 
@@ -112,17 +114,22 @@ async def withdraw_presence(core: CoreOf, edge: ByEdge, incarnation: str) -> Non
     await presence.withdraw(core, edge, incarnation)
 
 
-@router.get("/edge/snapshot", responses={200: {"model": Snapshot, "headers": _SIGNED}, 204: {}})
+@router.get("/edge/snapshot", responses={200: {"model": Snapshot | Delta, "headers": _SIGNED}, 204: {}})
 async def snapshot(
     feed: FeedOf,
     edge: ByEdge,  # noqa: ARG001 - that there is one is the condition
     after: Annotated[int, Query(ge=-1, le=2**62)] = -1,
     wait: Annotated[float, Query(ge=0, le=3600)] = 0,
     nonce: Annotated[str, Query(pattern="^[0-9a-f]{32}$")] = "0" * 32,
+    delta: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
 ) -> Response:
-    """All an edge has to know, signed; 204 when nothing newer than `after` came within `wait` seconds."""
-    news = await feed.newer_than(after, wait)
+    """All an edge has to know, signed; 204 when nothing newer than `after` came within `wait` seconds.
+
+    With the mark of what it holds as `delta`, an edge may be answered with what changed since: `Penstock-Feed: delta`.
+    """
+    news = await feed.newer_than(after, wait, delta)
     headers = {FRESH: await feed.vouch(after if news is None else news.version, nonce)}
     if news is None:
         return Response(status_code=204, headers=headers)
+    headers[FEED] = "delta" if news.is_delta else "snapshot"
     return Response(news.body, media_type="application/json", headers={**headers, SIGNATURE: news.signature})

@@ -1,7 +1,7 @@
-"""What edges are told: one signed snapshot of everything they need, with a version that only ever grows.
+"""What edges are told: a signed snapshot of everything they need, or what changed since the one they hold.
 
-The snapshot is read in one transaction with its version, so a version names one state of the database. An edge whose
-version is current waits; any change wakes it at once.
+All of it is read in one transaction with its version, which only ever grows, so a version names one state of the database. An
+edge whose version is current waits; any change wakes it at once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import asyncio
 import base64
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import func, select
 
 from penstock.control.service import callers, liveness, roots
+from penstock.control.service.feed_state import FeedState, Few
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
 from penstock.control.storage.database import feed_version
 from penstock.schema.edges import (
+    DELTA_CONTEXT,
     SNAPSHOT_CONTEXT,
     CallerRecord,
+    Delta,
     EdgeRecord,
     RetiringVerifier,
     Snapshot,
@@ -31,37 +34,47 @@ from penstock.schema.edges import (
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.service.core import Core
 
+_Row: TypeAlias = tuple[Any, ...]
+_KEPT: Final = 64  # pages of one version: edges that follow hold the one before it, all of them
+
 
 @dataclass(frozen=True, slots=True)
-class SignedSnapshot:
+class SignedPage:
     """The bytes that travel, and the base64 of their Ed25519 signature."""
 
     version: int
     body: bytes
     signature: str
+    is_delta: bool
 
 
 class Feed:
-    """Serves snapshots to any number of waiting edges; one version is read and signed once."""
+    """Serves snapshots and deltas to any number of waiting edges; one version is read once, and what is asked signed once."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._latest: SignedSnapshot | None = None
+        self._state = FeedState()
+        self._pages: dict[tuple[int, str] | None, SignedPage | None] = {}
+        """Of this version: the snapshot at None, and the deltas from others. None where there is no such delta."""
         self._making = asyncio.Lock()
 
-    async def newer_than(self, version: int, wait: float) -> SignedSnapshot | None:
-        """The current snapshot once it is newer than `version`; None when `wait` seconds brought nothing."""
+    async def newer_than(self, version: int, wait: float, mark: str | None = None) -> SignedPage | None:
+        """What is newer than `version`; None when `wait` seconds brought nothing.
+
+        A delta where one leads here from the content of that `mark`, else the whole.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(wait, self._core.config.long_poll_limit)
         while True:
             changes = self._core.database.changes
             news = changes.watch()
             if await self._version() > version:
-                return await self._snapshot()
+                return await self._page(version, mark)
             left = deadline - loop.time()
             if left <= 0 or changes.closed:
                 return None
@@ -79,23 +92,47 @@ class Feed:
         async with self._core.database.read() as connection:
             return await feed_version(connection)
 
-    async def _snapshot(self) -> SignedSnapshot:
+    async def _page(self, after: int, mark: str | None) -> SignedPage:
         async with self._making, self._core.database.read() as connection:
             version = await feed_version(connection)
-            if self._latest is None or self._latest.version != version:
-                snapshot = Snapshot(
-                    version=version,
-                    tunnels=await _tunnels(connection, self._core.now()),
-                    callers=await _callers(self._core, connection),
-                    edges=await _edges(connection),
-                    agent_edges=await _agent_edges(connection),
-                    edge_ca_pem=await roots.edge_ca_pem(connection),
-                    caller_ca_pem=await roots.all_caller_cas_pem(connection),
-                )
-                body = snapshot.model_dump_json().encode()
-                signature = (await roots.feed_key(self._core, connection)).sign(SNAPSHOT_CONTEXT + body)
-                self._latest = SignedSnapshot(version, body, base64.b64encode(signature).decode())
-            return self._latest
+            if self._state.version != version:
+                await self._read(connection, version)
+            key = await roots.feed_key(self._core, connection)
+            if mark is not None and (page := self._delta(after, mark, key)) is not None:
+                return page
+            whole = self._pages.get(None)
+            if whole is None:
+                whole = self._pages[None] = _signed(version, self._state.snapshot(), SNAPSHOT_CONTEXT, key)
+            return whole
+
+    def _delta(self, after: int, mark: str, key: Ed25519PrivateKey) -> SignedPage | None:
+        if (after, mark) not in self._pages:
+            if len(self._pages) > _KEPT:
+                self._pages.clear()
+            delta = self._state.delta(after, mark)
+            self._pages[after, mark] = None if delta is None else _signed(delta.version, delta, DELTA_CONTEXT, key)
+        return self._pages[after, mark]
+
+    async def _read(self, connection: AsyncConnection, version: int) -> None:
+        now = self._core.now()
+        state = self._state
+        # Read before anything is taken over: a database that fails halfway leaves what is held as it was.
+        tunnels, certificates = await _tunnels(connection), await _callers(self._core, connection)
+        few = Few(
+            edges=await _edges(connection),
+            agent_edges=await _agent_edges(connection),
+            edge_ca_pem=await roots.edge_ca_pem(connection),
+            caller_ca_pem=await roots.all_caller_cas_pem(connection),
+        )
+        changed = state.tunnels.update(tunnels, lambda row: _tunnel(row, now)), state.callers.update(certificates, _caller)
+        state.advance(version, *changed, few)
+        self._pages.clear()
+
+
+def _signed(version: int, page: Snapshot | Delta, context: bytes, key: Ed25519PrivateKey) -> SignedPage:
+    body = page.model_dump_json(exclude_none=True).encode()
+    signature = base64.b64encode(key.sign(context + body)).decode()
+    return SignedPage(version, body, signature, is_delta=isinstance(page, Delta))
 
 
 async def _edges(connection: AsyncConnection) -> tuple[EdgeRecord, ...]:
@@ -116,27 +153,30 @@ async def _agent_edges(connection: AsyncConnection) -> tuple[str, ...]:
     return tuple((await connection.execute(select(e.c.agent_address).order_by(e.c.name))).scalars())
 
 
-async def _tunnels(connection: AsyncConnection, now: datetime) -> tuple[TunnelRecord, ...]:
+async def _tunnels(connection: AsyncConnection) -> dict[str, _Row]:
+    """By wire id."""
     t, c = tables.tunnels, tables.certificates
     active = (
         select(func.count()).where(c.c.tunnel_id == t.c.id, c.c.archived_at.is_(None)).scalar_subquery().label("certificates")
     )
-    query = select(t, active)
+    told = (t.c.wire_id, t.c.id, t.c.domain, t.c.organization_id, t.c.workspace_id, t.c.verifier)
+    query = select(*told, t.c.retiring_verifier, t.c.retiring_until, active)
     live = query.where(t.c.archived_at.is_(None), liveness.of_workspace(t.c.workspace_id))
-    rows = await connection.execute(live.order_by(t.c.id))
-    return tuple(
-        TunnelRecord(
-            id=row.id,
-            wire_id=row.wire_id,
-            account=account(row.organization_id),
-            domain=row.domain,
-            organization_id=row.organization_id,
-            workspace_id=row.workspace_id,
-            verifiers=(row.verifier,),
-            retiring=_retiring(row.retiring_verifier, row.retiring_until, now),
-            certificates=row.certificates,
-        )
-        for row in rows
+    return {row[0]: tuple(row) for row in await connection.execute(live.order_by(t.c.id))}
+
+
+def _tunnel(row: _Row, now: datetime) -> TunnelRecord:
+    wire_id, tunnel_id, domain, organization_id, workspace_id, verifier, retiring, until, certificates = row
+    return TunnelRecord(
+        id=tunnel_id,
+        wire_id=wire_id,
+        account=account(organization_id),
+        domain=domain,
+        organization_id=organization_id,
+        workspace_id=workspace_id,
+        verifiers=(verifier,),
+        retiring=_retiring(retiring, until, now),
+        certificates=certificates,
     )
 
 
@@ -147,16 +187,20 @@ def _retiring(verifier: str | None, until: datetime | None, now: datetime) -> tu
     return (RetiringVerifier(verifier=verifier, until=until),)
 
 
-async def _callers(core: Core, connection: AsyncConnection) -> tuple[CallerRecord, ...]:
+async def _callers(core: Core, connection: AsyncConnection) -> dict[str, _Row]:
+    """By serial."""
     c = tables.caller_certificates
-    query = select(c).where(c.c.expires_at > callers.kept_since(core), *liveness.of_caller_certificate()).order_by(c.c.serial)
-    return tuple(
-        CallerRecord(
-            serial=row.serial,
-            caller_id=row.caller_id,
-            organization_id=row.organization_id,
-            workspace_id=row.workspace_id,
-            expires_at=row.expires_at,
-        )
-        for row in await connection.execute(query)
+    query = select(c.c.serial, c.c.caller_id, c.c.organization_id, c.c.workspace_id, c.c.expires_at)
+    live = query.where(c.c.expires_at > callers.kept_since(core), *liveness.of_caller_certificate())
+    return {row[0]: tuple(row) for row in await connection.execute(live.order_by(c.c.serial))}
+
+
+def _caller(row: _Row) -> CallerRecord:
+    serial, caller_id, organization_id, workspace_id, expires_at = row
+    return CallerRecord(
+        serial=serial,
+        caller_id=caller_id,
+        organization_id=organization_id,
+        workspace_id=workspace_id,
+        expires_at=expires_at,
     )
