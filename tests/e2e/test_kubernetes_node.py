@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from tests.support import compose, network_policy
 from tests.support.compose import until
 from tests.support.kubernetes_node import node
@@ -20,11 +21,13 @@ from tests.support.kubernetes_sides import (
     PLATFORM,
     PRIVATE,
     RELEASE,
+    STACK,
     Sides,
     prepare_by_hand,
     prepare_private_side,
     start_platform,
 )
+from tests.support.registry import registry
 from tests.support.sides import tell
 
 if TYPE_CHECKING:
@@ -183,6 +186,24 @@ def test_what_is_made_by_hand_is_released_and_rotated_without_the_platform(sides
     sides.answers(domain=made["TUNNEL_DOMAIN"])
 
 
+if "DOCKER_REGISTRY" in os.environ:
+
+    def test_an_image_named_by_digest_is_run_whatever_its_tag_becomes(sides: Sides, tmp_path: Path) -> None:
+        config = {"config": {"tunnel_domain": sides.by_hand["TUNNEL_DOMAIN"]}}
+        with registry(tmp_path / "registry") as there:
+            pinned = there.push(sides.image)
+            sides.values(PRIVATE, "external", gateway=config, image=yaml.safe_load(there.pinned("yaml", pinned))["image"])
+            sides.shell(PRIVATE.commands("upgrade"))
+            assert images(before := sides.stack()) == {pinned}
+            there.move_tag(sides.image)
+            sides.node.kubectl("-n", NAMESPACE, "delete", "pods", *STACK)
+            assert images(after := sides.stack()) == {pinned}
+            assert not ids(before) & ids(after)
+            sides.answers(domain=sides.by_hand["TUNNEL_DOMAIN"])
+            sides.values(PRIVATE, "external", gateway=config)
+            sides.shell(PRIVATE.commands("upgrade"))
+
+
 def test_an_upgrade_of_the_platform_rolls_every_pod_and_agents_stay(sides: Sides) -> None:
     before, agents = ids(sides.node.ready("penstock")), ids(sides.stack())
     control = {**sides.platform, "config": {"limits": {"tunnels_per_organization": 1}}}
@@ -212,6 +233,12 @@ def test_a_platform_that_is_taken_down_leaves_what_the_guide_says_and_then_nothi
 
 def ids(pods: list[dict[str, Any]]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
+
+
+def images(pods: list[dict[str, Any]]) -> set[str]:
+    """What the pods' containers run, by digest."""
+    statuses = [status for pod in pods for status in pod["status"]["containerStatuses"]]
+    return {status["imageID"].partition("://")[2] for status in statuses}
 
 
 def left(sides: Sides, namespace: str = NAMESPACE) -> set[str]:
