@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import functools
 import itertools
+import resource
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.anyio
 ETHERNET, NOTHING = frozenset({"eth0"}), frozenset[str]()
 
 
-async def _watch(*seen: frozenset[str], lives: bool = False) -> None:
+async def _watch(*seen: frozenset[str] | None, lives: bool = False) -> None:
     """`until_isolated` over what it sees, the last of it for ever; TimeoutError when it sees no reason to end."""
     looks = itertools.chain(seen, itertools.repeat(seen[-1]))
 
@@ -48,9 +49,11 @@ async def test_an_agent_whose_interfaces_are_gone_for_good_ends_and_says_why() -
         ((ETHERNET, NOTHING, NOTHING, ETHERNET), False),  # configured anew
         ((ETHERNET, NOTHING), True),  # cut off, with the proxy still beside it; or the edge is on this machine
         ((ETHERNET,), False),
+        ((None,), False),  # nobody may ask
+        ((ETHERNET, NOTHING, NOTHING, None, NOTHING, NOTHING, ETHERNET), False),  # no file was left to ask with
     ],
 )
-async def test_otherwise_it_goes_on(seen: tuple[frozenset[str], ...], lives: bool) -> None:
+async def test_otherwise_it_goes_on(seen: tuple[frozenset[str] | None, ...], lives: bool) -> None:
     with pytest.raises(TimeoutError):
         await _watch(*seen, lives=lives)
 
@@ -97,6 +100,15 @@ def _left_behind(agent: Agent, monkeypatch: pytest.MonkeyPatch, *, is_local: boo
 def test_only_interfaces_that_are_up_and_not_loopback_are_a_way_out() -> None:
     up = {link["ifname"] for link in _links() if "UP" in link["flags"] and "LOOPBACK" not in link["flags"]}
     assert interfaces() == up
+
+
+def test_where_nobody_may_ask_for_interfaces_they_are_unknown_and_not_gone() -> None:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, files[1]))
+    try:
+        assert interfaces() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
 
 
 def _links() -> list[dict[str, Any]]:

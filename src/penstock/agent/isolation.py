@@ -27,12 +27,16 @@ _IFF_UP: Final = 1  # linux/include/uapi/linux/if.h
 _SURE_AFTER: Final = 3  # looks in a row: interfaces go and come back when a network is configured anew
 
 
-def interfaces() -> frozenset[str]:
-    """The names of this machine's network interfaces that are up, loopback left out.
+def interfaces() -> frozenset[str] | None:
+    """The names of this machine's network interfaces that are up, loopback left out; None where they are not to be had.
 
     A kernel with tunnels built in puts a few that are down into every namespace; where it cannot be told, one counts as up.
     """
-    return frozenset(name for _, name in socket.if_nameindex() if _LOOPBACK.fullmatch(name) is None and _is_up(name))
+    try:
+        names = [name for _, name in socket.if_nameindex()]
+    except OSError:  # a sandbox that lets nobody ask (systemd's RestrictAddressFamilies), or no file is left to ask with
+        return None
+    return frozenset(name for name in names if _LOOPBACK.fullmatch(name) is None and _is_up(name))
 
 
 def _is_up(name: str) -> bool:
@@ -44,7 +48,10 @@ def _is_up(name: str) -> bool:
 
 
 async def until_isolated(
-    has_life: Callable[[], Awaitable[bool]], *, look: Callable[[], frozenset[str]] = interfaces, every: float = _LOOK_EVERY
+    has_life: Callable[[], Awaitable[bool]],
+    *,
+    look: Callable[[], frozenset[str] | None] = interfaces,
+    every: float = _LOOK_EVERY,
 ) -> NoReturn:
     """Raises UnavailableError once all interfaces that there were are gone and nothing shows life, which is asked only then.
 
@@ -56,7 +63,8 @@ async def until_isolated(
         await asyncio.sleep(every)
         here = look()
         had = had or bool(here)
-        seen = seen + 1 if had and not here and not await has_life() else 0
+        is_gone = had and here is not None and not here
+        seen = seen + 1 if is_gone and not await has_life() else 0
         if seen >= _SURE_AFTER:
             raise UnavailableError(
                 "the network is gone: every interface but loopback was taken away",
