@@ -20,7 +20,15 @@ _API = {"fastapi", "starlette", "uvicorn"}
 _TERMINAL = {"rich", "pygments"}
 _NOBODYS = _TERMINAL | {"cel", "prompt_toolkit", "acme", "requests", "mcp", "anthropic"}
 # Only a migration, a look at an issuer's keys, or that database needs them.
-_LATER = {"alembic", "httpx2", "asyncpg", "aiosqlite", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite"}
+_LATER = {
+    "alembic",
+    "sqlalchemy.orm",
+    "httpx2",
+    "asyncpg",
+    "aiosqlite",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
+}
 STRANGERS = {
     "agent": _NOBODYS | _STORE | _API | {"httpx2", "jwt"},
     "proxy": _NOBODYS | _STORE | _API | {"httpx2", "hpack"},

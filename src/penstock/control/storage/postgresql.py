@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncpg
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from penstock.control.storage.backend import BUSY_SECONDS, VERSION_TABLE
+from penstock.control.storage.engine import create_async_engine
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy import URL, create_engine, event
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from penstock.control.storage.backend import BUSY_SECONDS, VERSION_TABLE
+from penstock.control.storage.engine import create_async_engine
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
