@@ -20,6 +20,7 @@ _NEEDS = {
     "test_kubernetes_node.py": {"KUBERNETES_BINARIES", "PENSTOCK_TEST_PYTHON_IMAGE"},
     "test_compose*.py": {"PENSTOCK_TEST_PYTHON_IMAGE"},  # a slim Python of the engine's, and with it an engine
     "test_compose_acme.py": {"PEBBLE"},
+    "test_systemd_page.py": {"PENSTOCK_TEST_PYTHON_IMAGE"},
 }
 
 collect_ignore_glob = [test for test, variables in _NEEDS.items() if not all(map(os.environ.get, variables))]

@@ -27,7 +27,8 @@ def of_a_newcomer(home: Path, **variables: str) -> dict[str, str]:
 class Terminal:
     """One shell that stays: where they went, what they set and defined holds for what is typed next.
 
-    `changes` says what is the reader's own in a page, and what it is here. `shell` is the command that becomes the shell.
+    `changes` says what is the reader's own in a page, and what it is here. `shell` is the command that becomes the shell;
+    one that is elsewhere reads what is typed, and writes what is said, in the folder `notes`.
     """
 
     def __init__(
@@ -37,16 +38,17 @@ class Terminal:
         *,
         changes: Mapping[str, str] | None = None,
         shell: Sequence[str] = ("sh",),
+        notes: Path | None = None,
     ) -> None:
         self.folder = folder
         self.environment = dict(environment)
         self.changes = dict(changes or {})
-        self._notes = tempfile.TemporaryDirectory(prefix="terminal-")
+        self._notes = tempfile.TemporaryDirectory(prefix="terminal-", dir=notes)
         self._typed = 0
         self._shell = subprocess.Popen(
             shell,
             cwd=folder,
-            env=self.environment,
+            env=self.environment or None,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
