@@ -106,6 +106,24 @@ def test_a_container_knows_its_role(
         assert command("health").out == "ready\n"
 
 
+@pytest.mark.parametrize(
+    "started", [[], ["-tunnel-domain", "t.example.com"], ["-config={file}"], ["proxy", "-config", "{file}"]]
+)
+def test_a_container_of_the_published_proxy_has_its_settings_where_that_has_them(
+    command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, started: list[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    monkeypatch.setattr(probe, "FIRST_PROCESS", tmp_path / "cmdline")
+    monkeypatch.setattr(probe, "PROXY_CONFIG", file)
+    arguments = [argument.format(file=file) for argument in started]
+    (tmp_path / "cmdline").write_bytes("".join(f"{part}\0" for part in ("python", "-m", ENTRY_POINT, *arguments)).encode())
+    with _admin_port(200, b"ready\n") as address:
+        file.write_text(f"admin_addr: {address}\n")
+        assert command("health") == (0, "ready\n", "")
+        file.write_text("admin_addr: null\n")
+        assert command("health").code == 2
+
+
 @pytest.mark.parametrize(("arguments", "said"), [(["setup"], "'setup' has no admin port"), ([], "which role?")])
 def test_what_has_no_admin_port_is_said(command: Callable[..., Ended], arguments: list[str], said: str) -> None:
     ended = command("health", *arguments)

@@ -59,7 +59,7 @@ def _of_container() -> tuple[str, dict[str, str]]:
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
     """Flags with their values; of those without one the next word stands here, which nobody asks for."""
     taken: dict[str, str] = {}
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, separator, value = argument.partition("=")
         taken[name] = value if separator else following
     return taken
