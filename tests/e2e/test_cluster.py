@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from penstock.client.transport import TunnelTransport
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.timeout(180)]  # seven processes start before the first
 
 CALLERS = 20
 STREAMS = 200

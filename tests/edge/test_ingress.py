@@ -99,6 +99,7 @@ async def test_while_control_is_away_what_may_only_be_too_new_is_refused_for_now
         {"host": f"echo.{bare.domain}"},
     ]
     async with site.edge(control_url=AWAY) as edge:
+        assert edge.metrics.feed_interrupted.collect()[0].samples[0].value == 1
         answers = {await refusal(site, edge, **each) for each in asked}  # at once: nothing is waited for
         assert len(answers) == 1, answers  # alike, or they would tell an unknown tunnel from a foreign one
         (status, code, text) = answers.pop()
@@ -109,6 +110,7 @@ async def test_while_control_is_away_what_may_only_be_too_new_is_refused_for_now
         async with current(site.feed_key) as control:
             edge._follower._client.base_url = control.url
             await until(lambda: not edge.feed.is_interrupted)
+            assert edge.metrics.feed_interrupted.collect()[0].samples[0].value == 0
             final = [(await refusal(site, edge, **each))[:2] for each in asked]
         assert final == [
             (403, "caller_forbidden"),

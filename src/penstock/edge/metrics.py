@@ -22,6 +22,7 @@ class EdgeMetrics:
     cut: Counter
     displaced: Counter
     feed_version: Gauge
+    feed_interrupted: Gauge
     certificate_expiry: Gauge
 
     @classmethod
@@ -50,6 +51,9 @@ class EdgeMetrics:
                 "penstock_edge_displaced", "Connections cut before they said anything, to make room", registry=registry
             ),
             feed_version=Gauge("penstock_edge_feed_version", "Version of the directory in force", registry=registry),
+            feed_interrupted=Gauge(
+                "penstock_edge_feed_interrupted", "1 while the control plane is not heard", registry=registry
+            ),
             certificate_expiry=Gauge(
                 "penstock_edge_certificate_expiry_timestamp_seconds", "When the edge's certificate runs out", registry=registry
             ),

@@ -48,6 +48,7 @@ class Edge:
         metrics = self.metrics = EdgeMetrics.on(registry)
         self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
         self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
+        metrics.feed_interrupted.set_function(lambda: float(self.feed.is_interrupted))
         self._state = EdgeState(config.state_dir)
         self._follower = Follower(config, self._state, self.feed, self._log, clock=clock)
         self.sessions = Sessions(
