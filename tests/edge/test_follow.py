@@ -238,7 +238,6 @@ async def test_a_delta_that_cannot_be_taken_is_made_up_for_by_the_whole(
         await edge.stop()
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])  # the forwarder's
 async def test_a_poll_on_a_connection_that_died_in_silence_is_given_up_and_the_feed_goes_on_when_control_is_back(
     control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import ssl
+import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.protocol.test_proxy_protocol import tcp
 from tests.support.rawagent import accept, raw_agent
-from tests.support.site import Echo, Origin, Stalled, tunnel, until
+from tests.support.site import Echo, Origin, Source, Stalled, tunnel, until
 
 from penstock.net.dial import dial_tcp, handshake
 from penstock.net.streams import ByteStream
@@ -315,4 +317,16 @@ async def test_an_idle_stream_outlives_every_time_limit_of_the_edge(site: Site) 
         await asyncio.sleep(1.0)  # five times the longest, ten pings
         await stream.write(b"still here")
         assert await stream.read(100) == b"still here"
+        stream.transport.abort()
+
+
+async def test_what_a_caller_does_not_read_takes_little_of_the_systems_buffers(site: Site) -> None:
+    async with Origin(Source) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
+        stream, _ = await site.open(edge)
+        await until(lambda: edge.ingress.buffered > 0)  # the system takes no more
+        (live,) = edge.ingress.streams._live
+        unsent = int.from_bytes(
+            fcntl.ioctl(live.caller.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4)), "little"
+        )
+        assert 0 < unsent < 512 * 1024, unsent
         stream.transport.abort()

@@ -87,6 +87,7 @@ class _End(asyncio.Protocol):
             if not self._forwarder.is_silent:
                 self._dialling = asyncio.get_running_loop().create_task(self._dial())
         else:
+            self.other.other = self  # at once, or what comes before the dial has returned would be kept for nobody
             for data in self.other._early:
                 transport.write(data)
             self.other._early.clear()
@@ -95,7 +96,7 @@ class _End(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         target = self._forwarder.target
         try:
-            _, self.other = await loop.create_connection(lambda: _End(self._forwarder, self), target.host, target.port)
+            await loop.create_connection(lambda: _End(self._forwarder, self), target.host, target.port)
         except OSError:
             self.cut()
 
