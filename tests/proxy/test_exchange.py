@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import Any
 
 import h11
 import pytest
@@ -236,6 +237,34 @@ async def test_a_body_waits_for_its_connection_with_reading_paused() -> None:
         resolve.set()
         answer = await link.response()
         assert answer.body.endswith(bytes(4 * MIB))
+
+
+async def test_a_machine_without_a_thread_to_look_a_name_up_in_is_an_answer() -> None:
+    async def lookup(host: str, *, ipv6: bool) -> list[str]:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    async with rig(upstream_host="slow.internal", lookup=lookup) as r:
+        link = await r.connect()
+        await link.send(get())
+        answer = await link.response()
+        assert (answer.status, answer.error) == (502, b"upstream_unreachable")
+        assert r.events("upstream failed")[0]["error"] == "lookup slow.internal: can't start new thread"
+
+
+async def test_a_fault_of_ours_while_dialling_is_an_answer_and_told() -> None:
+    async def lookup(host: str, *, ipv6: bool) -> list[str]:
+        raise LookupError(host)
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with rig(upstream_host="slow.internal", lookup=lookup) as r:
+        link = await r.connect()
+        await link.send(get())
+        answer = await link.response()
+        assert (answer.status, answer.error) == (502, b"upstream_unreachable")
+        await r.until(lambda: told)
+        assert isinstance(told[0]["exception"], LookupError)
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ def test_hop_by_hop_headers_and_claims_end_here() -> None:
         "X-Forwarded-Anything: 1",
         "Forwarded: for=10.0.0.1",
         "X-Real-IP: 10.0.0.1",
+        "X_Forwarded_For: 10.0.0.1",
+        "X-Forwarded_Proto: http",
+        "x_real_ip: 10.0.0.1",
+        "Content_Length: 7",
+        "Transfer_Encoding: chunked",
     ]
     assert sent_upstream(*dropped) == [b"POST /a?b HTTP/1.1", b"Host: echo.example.com", *OURS]
 

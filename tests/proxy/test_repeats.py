@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +70,33 @@ def test_the_same_is_read_once_and_what_is_large_is_not_kept() -> None:
     for head in (small, bytes(bytearray(small)), large, large, small):
         assert once(head) == len(head)
     assert calls == [small, large, large, small]
+
+
+@pytest.mark.parametrize("place", ["target", "header", "reason"])
+def test_what_is_large_in_any_place_is_not_kept(place: str) -> None:
+    much = b"a" * REMEMBERED_MOST
+    kept: list[Repeat[..., object]] = []
+    if place == "reason":
+        read, answer = Repeat(parse_response), Repeat(caller_response)
+        response = read(b"HTTP/1.1 200 %b\r\nContent-Length: 3\r\n\r\n" % much, headers_most=9, is_head_request=False)
+        answer(response, Framing.LENGTH, closes=False)
+        kept += [read, answer]
+    else:
+        line, field = (b"/" + much, b"") if place == "target" else (b"/", b"X: %b\r\n" % much)
+        parse, rewrite = Repeat(parse_request), Repeat(upstream_request)
+        rewrite(parse(b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (line, field), headers_most=9), None)
+        kept += [parse, rewrite]
+    assert not any(much in referent for one in kept for referent in _bytes_kept_by(one))
+
+
+def _bytes_kept_by(thing: object) -> list[bytes]:
+    found: list[bytes] = []
+    for referent in gc.get_referents(thing):
+        if isinstance(referent, bytes):
+            found.append(referent)
+        elif isinstance(referent, tuple | dict):
+            found += _bytes_kept_by(referent)
+    return found
 
 
 async def test_each_request_of_a_stream_is_answered_by_its_own_head() -> None:

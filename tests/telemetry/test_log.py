@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import sys
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,6 +105,36 @@ async def test_what_is_no_unicode_costs_neither_its_line_nor_its_neighbours(pipe
     await asyncio.sleep(0)
     assert [line["level"] for line in pipe.lines()] == ["info", "info", "warning"]
     assert [line["path"] for line in pipe.lines()[1:]] == ["caf\udce9"] * 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("bad", [{("a",): 1}, {1: {2: 3}, "b": {("c",)}}])
+async def test_a_line_that_cannot_be_made_is_said_in_another_way_and_costs_no_other(
+    pipe: Pipe, bad: dict[object, object]
+) -> None:
+    pipe.configure("info")
+    log = get_logger("proxy")
+    log.info("before")
+    log.info("odd", value=bad)
+    log.warning("odd", value=bad)
+    log.info("after")
+    await asyncio.sleep(0)
+    assert [line["event"] for line in pipe.lines()] == ["before", "odd", "odd", "after"]
+
+
+@pytest.mark.anyio
+async def test_settings_that_change_lose_no_line_and_leave_nothing_behind(pipe: Pipe) -> None:
+    pipe.configure("info")
+    before = get_logger("proxy")
+    before.info("one")
+    pipe.configure("info")
+    replaced = weakref.ref(structlog.get_config()["logger_factory"])
+    pipe.configure("info")
+    gc.collect()
+    assert replaced() is None
+    before.info("two")
+    await asyncio.sleep(0)
+    assert [line["event"] for line in pipe.lines()] == ["one", "two"]
 
 
 @pytest.mark.anyio

@@ -145,7 +145,7 @@ class Resolver:
     async def _ask(self, host: str, *, ipv6: bool) -> list[IPAddress]:
         try:
             texts = await self._lookup(host, ipv6=ipv6)
-        except (OSError, UnicodeError) as exc:  # UnicodeError: the idna codec on labels it cannot take
+        except (OSError, UnicodeError, RuntimeError) as exc:  # the idna codec on odd labels; no thread to ask in
             raise TunnelError(
                 TunnelErrorCode.UPSTREAM_UNREACHABLE,
                 "the upstream of this route has no address",

@@ -27,8 +27,11 @@ _CLAIMS: Final = rb"forwarded|x-(?:real-ip|forwarded-[^:]*)"
 
 
 def _lines(names: bytes) -> re.Pattern[bytes]:
-    """Whole lines of `RequestHead.fields`: no value has a line end in it, so a name behind one is a header's."""
-    return re.compile(rb"\r\n(?:" + names + rb"):[^\r]*", re.IGNORECASE)
+    """Whole lines of `RequestHead.fields`: no value has a line end in it, so a name behind one is a header's.
+
+    Spelled with underscores as well: CGI and WSGI servers make one name of both.
+    """
+    return re.compile(rb"\r\n(?:" + names.replace(b"-", b"[-_]") + rb"):[^\r]*", re.IGNORECASE)
 
 
 _NOT_UPSTREAM: Final = _lines(_HOP_BY_HOP + b"|host|" + _CLAIMS)

@@ -155,14 +155,15 @@ def parse_response(head: bytes, *, headers_most: int, is_head_request: bool) -> 
     return ResponseHead(status, reason, fields, framing, length, keeps, options, trailers)
 
 
-def check_beginning(data: bytes) -> None:
+def check_beginning(data: bytes, seen: int = 0) -> None:
     """The beginning of a request's head whose end has not come: TunnelError at once for what cannot become one.
 
-    Without this HTTP/0.9, bare line feeds and other protocols would sit out the whole head timeout.
+    Without this HTTP/0.9, bare line feeds and other protocols would sit out the whole head timeout. Of `data` the first
+    `seen` bytes have been checked: a head that comes byte by byte costs no more than one that comes at once.
     """
-    if _BARE_LINE_FEED.search(data):
+    if _BARE_LINE_FEED.search(data, seen):
         raise _bad("the request's head is malformed")
-    if b"\r\n" in data:
+    if data.find(b"\r\n") >= max(seen - 1, 0):
         _check_line(data)
 
 

@@ -59,6 +59,7 @@ class Pipeline(asyncio.Protocol):
         "_received",
         "_requests",
         "_rewrite",
+        "_seen",
         "_service",
         "_transport",
         "identity",
@@ -89,6 +90,7 @@ class Pipeline(asyncio.Protocol):
         self._deadline = Deadline(service.loop, self._too_late)
         self._requests = 0
         self._buffer = b""  # an unfinished head, or what came after a request that is not over
+        self._seen = 0  # so many of its bytes are no whole head
         self._exchange: Exchange | None = None
         self._body: Body | None = None
         self._received = 0
@@ -205,17 +207,19 @@ class Pipeline(asyncio.Protocol):
 
     def _next_head(self) -> RequestHead | None:
         limits = self._service.limits
-        end = self._buffer.find(b"\r\n\r\n") + 4
+        end = self._buffer.find(b"\r\n\r\n", max(self._seen - 3, 0)) + 4
         if (end if end >= 4 else len(self._buffer)) > limits.head_bytes:
             raise TunnelError(TunnelErrorCode.HEAD_TOO_LARGE, f"the request's head is larger than {limits.head_bytes} bytes")
         if end < 4:
-            check_beginning(self._buffer)
+            check_beginning(self._buffer, self._seen)
+            self._seen = len(self._buffer)
             if not self._is_begun:  # one deadline a head, however slowly it drips
                 self._is_begun = True
                 self._deadline.set(limits.head_timeout)
             return None
         head = self._parse(self._buffer[:end], headers_most=limits.headers)
         self._buffer = self._buffer[end:]
+        self._seen = 0
         return head
 
     def _begin(self, head: RequestHead) -> None:

@@ -166,6 +166,12 @@ class Pool:
                 )
             )
             return
+        except Exception as exc:
+            reason = f"dial tcp {route.host}:{route.port}: {type(exc).__name__}: {exc}"
+            waiting.not_connected(
+                TunnelError(TunnelErrorCode.UPSTREAM_UNREACHABLE, "the upstream of this route does not answer", detail=reason)
+            )
+            raise  # a fault of ours: the log has its traceback, and the request its answer
         key = PoolKey(route, address, resolver if route.allowed is None else None, trust if route.is_tls else None)
         connection = UpstreamConnection(
             transport, key, self._freed, head_bytes=self._limits.head_bytes, headers_most=self._limits.headers

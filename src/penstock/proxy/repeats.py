@@ -6,7 +6,7 @@ its grammar and to write it anew is a third of what a request costs, so whoever 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 REMEMBERED_MOST: Final = 4096
-"""Of larger heads nothing is kept: thousands of idle streams would each hold theirs."""
+"""Bytes of a head and of what was made of it; larger ones are not kept: thousands of idle streams would each hold theirs."""
 
 
 class Repeat(Generic[P, T]):
@@ -34,7 +34,12 @@ class Repeat(Generic[P, T]):
         if given == self._given and self._found is not None:
             return self._found
         found = self._call(*args, **kwargs)
-        head = args[0]
-        is_kept = len(head if isinstance(head, bytes) else getattr(head, "fields", b"")) <= REMEMBERED_MOST
+        is_kept = _weight(args[0]) + _weight(found) <= REMEMBERED_MOST
         self._given, self._found = (given, found) if is_kept else (None, None)
         return found
+
+
+def _weight(head: object) -> int:
+    """Of a head as bytes, or taken apart."""
+    parts = cast("tuple[object, ...]", head) if isinstance(head, tuple) else (head,)
+    return sum(len(part) for part in parts if isinstance(part, bytes))

@@ -138,13 +138,13 @@ class Proxy:
         service.routes = live.routes
         service.limits = self._limits_that_hold(live.config.limits)
         service.pool.adopt(live.resolver, service.limits, live.trust.context, live.routes)
-        self._open_gates(service, live)
         changes = live.changes_from(before)
         self._metrics.reloaded("config", is_taken=True)
         self._log.info("config reloaded", changes=changes) if changes else self._log.info("config unchanged")
         if self._source is not None:
             self._source.adopted(live.config)
         self._log = service.log = get_logger("proxy").bind()  # as loud as the new settings say
+        self._open_gates(service, live)
         if changes:
             self._tell_routes(live, before)
             self._warn(live.config)

@@ -225,10 +225,11 @@ class UpstreamConnection(BoundedReader):
 
     def _receive_head(self, exchange: Answered, data: bytes) -> bytes | None:
         """What follows the head, or None when the head is not whole or the exchange has ended over it."""
+        seen = max(len(self._buffer) - 3, 0)
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
         while True:
-            end = data.find(b"\r\n\r\n") + 4
+            end = data.find(b"\r\n\r\n", seen) + 4
             if end < 4:
                 if len(data) > self._head_bytes:
                     raise HeadError(f"more than {self._head_bytes} bytes of headers")
@@ -237,7 +238,7 @@ class UpstreamConnection(BoundedReader):
             if end > self._head_bytes:
                 raise HeadError(f"more than {self._head_bytes} bytes of headers")
             head = self._parse(data[:end], headers_most=self._headers_most, is_head_request=self._is_head_request)
-            data = data[end:]
+            data, seen = data[end:], 0
             if head.status >= 200:
                 break
             if head.status == 101:

@@ -52,6 +52,9 @@ _WAITING_MOST: Final = 256  # lines; a turn of the loop rarely writes more
 def configure(level: Level = "info", *, json: bool | None = None) -> None:
     """Logs go to stderr from now on. json: None means JSON unless stderr is a terminal."""
     as_json = not sys.stderr.isatty() if json is None else json
+    before = structlog.get_config()["logger_factory"]
+    if isinstance(before, _Lines):
+        before.close()
     structlog.configure(
         processors=list(_JSON) if as_json else _for_people(),
         wrapper_class=_wrapper(_LEVELS[level], as_json=as_json),
@@ -77,6 +80,11 @@ class _Lines:
 
     def __call__(self, *_: object) -> _Lines:
         return self
+
+    def close(self) -> None:
+        """Another one takes its place: what waits leaves. Loggers made before go on saying what they say, a turn at a time."""
+        atexit.unregister(self._flush)
+        self._flush()
 
     def msg(self, line: bytes) -> None:
         self._waiting.append(line)
@@ -155,7 +163,11 @@ def _bytes(event: EventDict) -> bytes:
         except TypeError:
             pass  # half a surrogate, out of a file's name: the library below writes it escaped
     event["timestamp"] = event["timestamp"].isoformat().replace("+00:00", "Z")
-    return jsonlib.dumps(event, default=repr).encode() + b"\n"
+    try:
+        return jsonlib.dumps(event, default=repr).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, or a value that holds itself
+        said = {name: event.get(name) for name in ("event", "level", "timestamp", "role")}
+        return jsonlib.dumps({**said, "fields": repr(event)}, default=repr).encode() + b"\n"
 
 
 _JSON: Final[list[Processor]] = [_line]

@@ -67,6 +67,7 @@ class Gates:
             old = before.get(config)
             if old is not None and old.trust is trust:
                 self._gates[config] = before.pop(config)
+                old.log = log
             else:
                 self._gates[config] = Gate(config, trust=trust, limits=limits, lookup=lookup, log=log)
         for gate in before.values():
@@ -95,7 +96,7 @@ class Gate:
     ) -> None:
         self.trust = trust
         self._config = config
-        self._log = log
+        self.log = log
         self._keys = Keys(config, trust=trust, limits=limits, lookup=lookup)
         self._tasks = Tasks()
 
@@ -130,7 +131,7 @@ class Gate:
             failed = await self._keys.fetch()
             if failed is not None:
                 hint = "check the issuer's address against require_oauth.allowed_ips, and its certificate against ca_file"
-                self._log.warning("keys not fetched", issuer=self._config.issuer, error=failed, hint=hint)
+                self.log.warning("keys not fetched", issuer=self._config.issuer, error=failed, hint=hint)
         self._decide(token, kid, algorithm, challenge, asking)
 
     def _decide(self, token: str, kid: str | None, algorithm: str, challenge: str, asking: Asking) -> None:
