@@ -33,6 +33,16 @@ def test_what_a_role_built_to_start_is_never_looked_at_again() -> None:
     assert not any(thing is built for thing in gc.get_objects())
 
 
+def test_a_program_of_several_roles_is_looked_through_as_soon_as_it_has_started() -> None:
+    gc.set_threshold(1_000_000, 10, 10)
+    before = gc.get_stats()[0]["collections"]
+    streams = [[number] for number in range(50_000)]
+    assert gc.get_stats()[0]["collections"] == before
+    heap.resume()
+    streams += [[number] for number in range(50_000)]
+    assert gc.get_stats()[0]["collections"] > before, len(streams)
+
+
 def test_a_growing_number_of_streams_starts_no_full_collection() -> None:
     heap.settle()
     before = full_collections()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _INTERRUPTED: Final = 130  # what shells make of SIGINT
 _YOUNG: Final = 200_000
 """New containers between two looks of the garbage collector: a role makes as many when it starts and drops hardly any, and at
-Python's 700 looking was a tenth of its CPU. What holds from then on `penstock.net.heap` sets."""
+Python's 700 looking was a tenth of its CPU. What holds once it works `penstock.net.heap` sets."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

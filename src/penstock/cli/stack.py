@@ -10,6 +10,7 @@ import typer
 
 from penstock.cli.output import missing_extra, report
 from penstock.cli.run import run_until_signal, unless_stopped
+from penstock.net import heap
 
 _HELP = """The whole private side in one process, against a platform elsewhere: setup if needed, then proxy and agent.
 
@@ -87,6 +88,7 @@ def stack(
     async def program(stopping: asyncio.Event) -> None:
         async def work() -> None:
             async with running(options, screen) as tunnel:
+                heap.resume()
                 await prove(tunnel)
                 if not once:
                     screen.staying()

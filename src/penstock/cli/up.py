@@ -10,6 +10,7 @@ import typer
 
 from penstock.cli.output import missing_extra, report
 from penstock.cli.run import run_until_signal, unless_stopped
+from penstock.net import heap
 
 _HELP = """Every role in one process: see a tool call through a real tunnel.
 
@@ -66,6 +67,7 @@ def up(
     async def program(stopping: asyncio.Event) -> None:
         async def work() -> None:
             async with running(options, screen) as tunnel:
+                heap.resume()
                 try:
                     await tunnel.prove(screen)
                 except PenstockError as exc:

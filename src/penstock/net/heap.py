@@ -47,6 +47,11 @@ def settle() -> None:
     PAUSES.watch()
 
 
+def resume() -> None:
+    """A program that is no single role has started, and is looked through as ever: `main` had put that off."""
+    gc.set_threshold(_YOUNG, 10, 10)
+
+
 async def tend(interval: float = _INTERVAL, look: float = _LOOK) -> None:
     """Collect everything every `interval` seconds, and give back what a burst has left, for ever."""
     surplus = Surplus(resident())
