@@ -103,7 +103,7 @@ async def test_an_edge_with_two_hundred_live_streams_is_killed_and_every_next_ca
     async with answering() as url, Chain(tmp_path, {"echo": url}) as chain:
         await add_edge(chain, "edge-2")
         await spread(chain, {"edge-1", "edge-2"})
-        async with holding(chain.access, chain.url("echo", "/"), STREAMS) as held:
+        async with holding(chain.access, chain.url("echo", "/"), STREAMS, pause=0.08) as held:
             assert (held.holding, held.cut) == (STREAMS, 0)
             killed = used(chain, held.transport)
             killed.process.send_signal(signal.SIGKILL)
