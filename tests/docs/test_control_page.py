@@ -12,7 +12,7 @@ from tests.support.terminal import Terminal, of_a_newcomer
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]  # nine processes
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]  # nine processes
 
 PAGE = Page("operations/control.md")
 

@@ -1,4 +1,4 @@
-"""`helm template | install | upgrade | uninstall` over Helm's own engine: as much of the command as the guides use.
+"""`helm template | install | upgrade | rollback | uninstall` over Helm's own engine: as much of the command as the guides use.
 
 Runs where the engine is (`tests.support.charts`), for a Helm that is no package of any registry a test may use.
 """
@@ -19,11 +19,11 @@ SECONDS = 300  # as the command's own default
 def main() -> None:
     parser = argparse.ArgumentParser(prog="helm")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("template", "install", "upgrade", "uninstall"):
+    for command in ("template", "install", "upgrade", "rollback", "uninstall"):
         one = commands.add_parser(command)
         one.add_argument("release")
         one.add_argument("-n", "--namespace", default="default")
-        if command == "uninstall":
+        if command in {"rollback", "uninstall"}:
             continue
         one.add_argument("chart")
         one.add_argument("-f", "--values", action="append", default=[])
@@ -50,6 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
     with helm_python.Config(namespace=arguments.namespace) as engine:
         if arguments.command == "uninstall":
             engine.uninstall(arguments.release, timeout=SECONDS)
+            return
+        if arguments.command == "rollback":
+            engine.rollback(arguments.release, timeout=SECONDS)
             return
         how: dict[str, Any] = {"timeout": SECONDS, "wait": "watcher" if arguments.wait else "hookOnly"}
         if arguments.command == "install":

@@ -204,7 +204,7 @@ if "DOCKER_REGISTRY" in os.environ:
             sides.shell(PRIVATE.commands("upgrade"))
 
 
-def test_an_upgrade_of_the_platform_rolls_every_pod_and_agents_stay(sides: Sides) -> None:
+def test_an_upgrade_of_the_platform_rolls_every_pod_and_agents_stay_and_it_can_go_back(sides: Sides) -> None:
     before, agents = ids(sides.node.ready("penstock")), ids(sides.stack())
     control = {**sides.platform, "config": {"limits": {"tunnels_per_organization": 1}}}
     sides.values(PLATFORM, control=control, edge={"config": {"limits": {"links": 100}}})
@@ -218,7 +218,12 @@ def test_an_upgrade_of_the_platform_rolls_every_pod_and_agents_stay(sides: Sides
     assert not ids(sides.node.ready("penstock")) & before
     sides.answers(domain=sides.by_hand["TUNNEL_DOMAIN"])
     assert ids(sides.stack()) == agents
-    assert "maximum of 1 non-archived" in sides.shell("penstock tunnels create --display-name more 2>&1", check=False)
+    more = "penstock tunnels create --display-name more --json 2>&1"
+    assert "maximum of 1 non-archived" in sides.shell(more, check=False)
+    sides.shell(PLATFORM.commands("rollback"))
+    sides.node.ready("penstock")
+    assert "tunnel.example.com" in sides.shell(more)
+    sides.answers(domain=sides.by_hand["TUNNEL_DOMAIN"])
 
 
 def test_a_platform_that_is_taken_down_leaves_what_the_guide_says_and_then_nothing(sides: Sides) -> None:

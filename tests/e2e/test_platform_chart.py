@@ -76,6 +76,16 @@ def test_each_edge_has_an_address_of_its_own(engine: Engine) -> None:
         assert [port["port"] for port in service["ports"]] == [443, 7844]
 
 
+def test_a_digest_wins_over_the_tag_in_every_pod(engine: Engine) -> None:
+    named = {"repository": "registry.example.com/penstock", "tag": "0.1.0", "digest": f"sha256:{'0' * 64}"}
+    found = [
+        container["image"]
+        for pod in pods(engine.render({"control": CONTROL, "image": named}))
+        for container in pod["containers"]
+    ]
+    assert found == [f"registry.example.com/penstock@sha256:{'0' * 64}"] * 3
+
+
 def test_init_may_touch_one_secret(engine: Engine) -> None:
     [role] = [d for d in engine.render(MATRIX["plain"]) if d["kind"] == "Role"]
     named = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["penstock-initial"], "verbs": ["get", "patch"]}

@@ -12,7 +12,7 @@ from tests.support.command import run, standing
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]  # four processes
 
 
 def test_a_second_private_side_joins_a_platform_and_its_server_is_called_from_a_third_process(tmp_path: Path) -> None:

@@ -25,16 +25,11 @@ NAME = "penstock-test-systemd"
 UNITS = ("control", "edge", "proxy", "agent")
 _EXTRAS = "penstock[agent,proxy,edge,control]"
 _MAY = (
-    "--cap-add",
-    "SYS_ADMIN",
-    "--cap-add",
-    "SYS_PTRACE",
-    "--security-opt",
-    "seccomp=unconfined",
-    "--cgroupns",
-    "private",
-    "--tmpfs",
-    "/run",
+    "--cap-add=SYS_ADMIN",
+    "--cap-add=SYS_PTRACE",
+    "--security-opt=seccomp=unconfined",
+    "--cgroupns=private",
+    "--tmpfs=/run",
 )
 
 
@@ -51,14 +46,14 @@ class Host:
     def works(self) -> bool:
         """Whether the sample's tool answers through the tunnel."""
         domain = self.says("cat", "/var/lib/penstock/stack/tunnel-domain")
-        access = ("--env", "PENSTOCK_API_URL=http://127.0.0.1:8700", "--env", f"PENSTOCK_API_KEY={self.first['api_key']}")
-        access = (
-            *access,
-            "--env",
-            f"HOME={self.root.folder}",
-        )  # a caller keeps what it pins there, and this one is no part of the page
+        access = {
+            "PENSTOCK_API_URL": "http://127.0.0.1:8700",
+            "PENSTOCK_API_KEY": self.first["api_key"],
+            "HOME": str(self.root.folder),  # a caller keeps there what it pins, and this one is no part of the page
+        }
+        given = [f"--env={name}={value}" for name, value in access.items()]
         call = ("/opt/penstock/bin/penstock", "call", f"https://echo.{domain}/mcp", "hello", "name=you")
-        return docker("exec", *access, NAME, *call, check=False).startswith("Hello, you!")
+        return docker("exec", *given, NAME, *call, check=False).startswith("Hello, you!")
 
     def until(self, true: Callable[[], bool], what: str) -> None:
         try:
