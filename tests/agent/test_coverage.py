@@ -38,13 +38,14 @@ def test_a_link_moves_where_two_share_a_worker_and_another_worker_has_none(links
 
 
 @pytest.mark.parametrize(
-    ("links", "count"),
+    ("links", "most", "count"),
     [
-        ([], 4),
-        ([At(ONE, (0, 2)), At(ONE, (1, 2))], 4),
-        ([At(ONE, (0, 3)), At(TWO, (0, 3))], 6),
-        ([At(ONE, (0, 64))], MOST_LINKS),
+        ([], MOST_LINKS, 4),
+        ([At(ONE, (0, 2)), At(ONE, (1, 2))], MOST_LINKS, 4),
+        ([At(ONE, (0, 3)), At(TWO, (0, 3))], MOST_LINKS, 6),
+        ([At(ONE, (0, 3)), At(TWO, (0, 3))], 5, 5),
+        ([At(ONE, (0, 64))], MOST_LINKS, MOST_LINKS),
     ],
 )
-def test_there_are_as_many_links_as_workers_within_reason(links: list[At], count: int) -> None:
-    assert wanted(links, 4) == count
+def test_there_are_as_many_links_as_workers_within_reason(links: list[At], most: int, count: int) -> None:
+    assert wanted(links, 4, most) == count

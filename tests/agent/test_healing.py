@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.httpproxy import HttpProxy
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, tunnel, until
 
 from penstock.agent.config import AgentLimits
+from penstock.agent.reach import Reach
 from penstock.agent.server import Agent
 from penstock.config.types import HostPort
 from penstock.edge.config import EdgeLimits
@@ -110,6 +112,40 @@ async def test_an_edge_that_answers_no_dial_holds_up_no_link_for_long(site: Site
         async with agent_at(site, hole.address, alive.agents_address, url=origin.url):
             assert links_of(alive) == 4
             assert hole.accepted > 0
+
+
+async def test_an_edge_whose_name_none_can_have_costs_no_link(site: Site) -> None:
+    bad = HostPort("edge-2..example.com", 7844)
+    async with Origin(Echo) as origin, site.edge(**EDGE) as alive:
+        for _ in range(3):  # which of the two is asked first is chance
+            async with agent_at(site, bad, alive.agents_address, url=origin.url):
+                assert links_of(alive) == 4
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+async def test_a_mistake_of_ours_in_a_dial_costs_a_try_and_neither_a_link_nor_its_move(
+    site: Site, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    dial = Reach.dial
+    dials = itertools.count()
+
+    async def mistaken(self: Reach, edge: HostPort, timeout: float) -> asyncio.Transport:
+        if next(dials) < failing:
+            raise RuntimeError("a mistake")
+        return await dial(self, edge, timeout)
+
+    monkeypatch.setattr(Reach, "dial", mistaken)
+    async with Origin(Echo) as origin, site.edge(**EDGE) as one, site.edge("edge-2", **EDGE) as two:
+        with capture_logs() as lines:
+            async with agent_at(site, one.agents_address, url=origin.url) as agent:
+                dials = itertools.count()  # now it is links that move which fail
+                site.agent_edges = (str(one.agents_address), str(two.agents_address))
+                site.publish(one)
+                await until(lambda: (links_of(one), links_of(two)) == (2, 2), seconds=10)
+                assert agent.links == 4
+        said = [line for line in lines if line["event"] == "link failed"]
+        assert len(said) == failing * 2
+        assert all(isinstance(line["exc_info"], RuntimeError) for line in said)
 
 
 def test_with_the_defaults_a_dead_peer_is_found_within_twenty_seconds() -> None:

@@ -374,7 +374,7 @@ async def test_an_edge_that_is_gone_leaves_the_agent_on_the_others(site: Site) -
 
 
 async def test_a_limit_of_open_files_is_a_limit_of_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.agent.server.raise_descriptor_limit", lambda _: 67)
+    monkeypatch.setattr("penstock.agent.files.raise_descriptor_limit", lambda _: 67)
     with capture_logs() as lines:
         async with Origin(Echo) as origin, site.edge() as edge, site.agent(edge, url=origin.url, links=1):
             streams = [(await site.open(edge))[0] for _ in range(2)]  # and the control stream
@@ -384,6 +384,17 @@ async def test_a_limit_of_open_files_is_a_limit_of_streams(site: Site, monkeypat
                 await stream.aclose()
     (said,) = [line for line in lines if line["event"] == "streams limited by open files" and line["role"] == "agent"]
     assert (said["streams_a_link"], said["files"]) == (3, 67)
+
+
+async def test_links_beyond_the_usual_are_held_only_where_files_are_left_for_their_streams(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.agent.files.raise_descriptor_limit", lambda _: 64 + 60)
+    limits = {"streams_a_link": 10, "respread_interval": 0.05}
+    async with site.edge(workers=16, worker=0) as edge, site.agent(edge, url="http://127.0.0.1:9", limits=limits) as agent:
+        await until(lambda: agent.links == 6)
+        await asyncio.sleep(0.3)  # six times the interval at which more would be made
+        assert agent.links == 6
 
 
 async def test_nothing_on_the_local_target_is_said_without_its_address(site: Site) -> None:

@@ -132,9 +132,10 @@ async def test_nothing_that_listens_is_unavailable_and_says_where() -> None:
     assert raised.value.hint
 
 
-async def test_a_name_nobody_knows_is_unavailable() -> None:
+@pytest.mark.parametrize("name", ["nobody.invalid", "edge-2..example.com", f"{'a' * 64}.example.com", "a\0b"])
+async def test_a_name_nobody_knows_or_that_none_can_have_is_unavailable(name: str) -> None:
     with pytest.raises(UnavailableError, match="name is not known"):
-        await dial_tcp("nobody.invalid", 1)
+        await dial_tcp(name, 1)
 
 
 async def test_a_peer_that_never_answers_the_handshake_is_unavailable() -> None:

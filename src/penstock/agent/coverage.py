@@ -40,7 +40,7 @@ def held(links: Collection[P], edge: HostPort) -> set[int]:
     return {link.worker[0] for link in links if link.edge == edge and link.worker is not None}
 
 
-def wanted(links: Collection[P], least: int) -> int:
-    """How many links there should be: `least`, or one for each worker of each edge that has more than one."""
+def wanted(links: Collection[P], least: int, most: int) -> int:
+    """How many links there should be: `least`, or one for each worker of each edge that has more than one, up to `most`."""
     workers = {link.edge: link.worker[1] for link in links if link.worker is not None}
-    return max(least, min(sum(workers.values()), MOST_LINKS))
+    return max(least, min(sum(workers.values()), most))

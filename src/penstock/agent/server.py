@@ -7,12 +7,13 @@ import platform
 import secrets
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from penstock.agent.connection import LinkPlan
 from penstock.agent.credentials import EdgeTrust, read_token, read_trust
 from penstock.agent.edges import Edges
+from penstock.agent.files import limits_that_hold
 from penstock.agent.isolation import until_isolated
 from penstock.agent.metrics import AgentMetrics, ready_page
 from penstock.agent.origin import Origin
@@ -20,7 +21,6 @@ from penstock.agent.reach import Reach
 from penstock.agent.supervisor import Supervisor
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError, PenstockError, UnavailableError
-from penstock.net.loop import raise_descriptor_limit
 from penstock.net.tasks import Tasks
 from penstock.protocol.http2 import WindowBudget
 from penstock.protocol.notice import FEATURE, Notice
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from penstock.agent.config import AgentConfig, AgentLimits
+    from penstock.agent.config import AgentConfig
     from penstock.agent.connection import EdgeConnection
     from penstock.protocol.token import TunnelToken
-
-_FEW_STREAMS: Final = 1000  # below it a busy agent meets its limit, and somebody should know before
-_OWN_FILES: Final = 64  # links, log, token, metrics, the loop's own, look-ups
 
 
 @dataclass(slots=True)
@@ -108,7 +105,7 @@ class Agent:
     async def start(self) -> None:
         """Read the token, bind the metrics port, begin to dial. ConfigError or IdentityError for what cannot work."""
         config = self._config
-        limits = self._limits_that_hold()
+        limits, most_links = limits_that_hold(config.limits, config.ha_connections, self._log)
         token = await asyncio.to_thread(read_token, config)
         trust = await asyncio.to_thread(read_trust, config, token)
         edges = config.edge or _addresses(token.edges)
@@ -125,23 +122,11 @@ class Agent:
         )
         if self._admin is not None:
             await self._admin.start()
-        supervisor = self._supervise(plan, edges)
+        supervisor = self._supervise(plan, edges, most_links)
         self._running = _Running(token, trust, plan, supervisor, origin)
         supervisor.start()
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
-
-    def _limits_that_hold(self) -> AgentLimits:
-        """Where the system does not give a file a stream, fewer streams: the edge is told, EMFILE tells nobody."""
-        limits, links = self._config.limits, self._config.ha_connections
-        files = raise_descriptor_limit(limits.streams_a_link * links + _OWN_FILES)
-        most = max((files - _OWN_FILES) // links, 1)
-        if most >= limits.streams_a_link:
-            return limits
-        hint = "raise it with ulimit -n or LimitNOFILE"
-        say = self._log.warning if most * links < _FEW_STREAMS else self._log.info
-        say("streams limited by open files", streams_a_link=most, files=files, hint=hint)
-        return limits.model_copy(update={"streams_a_link": most})
 
     async def until_failed(self) -> NoReturn:
         """Raises UnavailableError when the network it lives in is dead; for the program that runs this role alone."""
@@ -167,12 +152,13 @@ class Agent:
         if self._admin is not None:
             await self._admin.stop()
 
-    def _supervise(self, plan: LinkPlan, edges: Sequence[HostPort]) -> Supervisor:
+    def _supervise(self, plan: LinkPlan, edges: Sequence[HostPort], most_links: int) -> Supervisor:
         random = secrets.SystemRandom().random
         return Supervisor(
             self._config,
             plan,
             Edges(edges, offset=random()),
+            most_links=most_links,
             metrics=self.metrics,
             tasks=self._tasks,
             log=self._log,

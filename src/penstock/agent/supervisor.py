@@ -13,7 +13,7 @@ from uuid import UUID
 from penstock.agent import coverage
 from penstock.agent.connection import EdgeConnection, LinkPlan, RegistrationRefusedError
 from penstock.agent.slots import Outcome, Slot
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -70,6 +70,7 @@ class Supervisor:
         plan: LinkPlan,
         edges: Edges,
         *,
+        most_links: int,
         metrics: AgentMetrics,
         tasks: Tasks,
         log: FilteringBoundLogger,
@@ -79,7 +80,7 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = config.limits
-        self._least = config.ha_connections
+        self._least, self._most = config.ha_connections, most_links
         self._slots = [Slot(index, config.limits, random) for index in range(config.ha_connections)]
         self._plan = plan
         self._edges = edges
@@ -201,7 +202,10 @@ class Supervisor:
         return None
 
     async def _try(self, slot: Slot, edge: HostPort) -> Held:
-        """One link to one edge, registered; RegistrationRefusedError, or PenstockError and the edge is avoided for a while."""
+        """One link to one edge, registered; RegistrationRefusedError, or PenstockError and the edge is avoided for a while.
+
+        No other exception: a mistake of ours costs a try, and not the slot.
+        """
         connection = EdgeConnection(self._plan, slot.index, edge, attempts=slot.attempts)
         self._claims[edge] += 1
         held: Held | None = None
@@ -227,7 +231,10 @@ class Supervisor:
             self._metrics.tries.labels("refused" if refused else "unreachable").inc()
             if not refused:
                 self._edges.avoid(edge, self._clock() + self._limits.avoid_seconds)
-            raise
+            if isinstance(exc, PenstockError) or not isinstance(exc, Exception):
+                raise
+            self._log.error("link failed", connIndex=slot.index, edge=str(edge), exc_info=exc)
+            raise UnavailableError("the link failed by a mistake of ours", detail=f"{type(exc).__name__}: {exc}") from exc
         held = Held(slot, edge, connection, self._clock())
         if worker is not None:
             held.place(worker)
@@ -335,7 +342,7 @@ class Supervisor:
 
     async def _cover(self) -> None:
         """A link at each worker of each edge. Which one a link gets is chance: so many tries now, and more the next time."""
-        while len(self._slots) < coverage.wanted(self._held, self._least) and not self._stopping:
+        while len(self._slots) < coverage.wanted(self._held, self._least, self._most) and not self._stopping:
             slot = Slot(len(self._slots), self._limits, self._random)
             self._slots.append(slot)
             self._tasks.spawn(self._keep(slot), f"link {slot.index}")

@@ -34,9 +34,10 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
             transport, early = await loop.create_connection(EarlyBytes, host, port)
     except TimeoutError as exc:
         raise UnavailableError("no answer in time", detail=f"connect to {place}: timed out after {timeout:g} s") from exc
-    except socket.gaierror as exc:
+    except (socket.gaierror, ValueError) as exc:  # ValueError: it cannot be a name, with a label too long or none at all
+        why = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise UnavailableError(
-            "the name is not known", detail=f"look up {host}: {exc.strerror}", hint="check the host's name and the resolver"
+            "the name is not known", detail=f"look up {host}: {why}", hint="check the host's name and the resolver"
         ) from exc
     except OSError as exc:
         raise UnavailableError(
