@@ -1,24 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import functools
 import itertools
-import resource
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.files import without_files
 from tests.support.site import Echo, Origin
 
 from penstock.agent.isolation import interfaces, until_isolated
 from penstock.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.site import Site
 
     from penstock.agent.server import Agent
@@ -93,7 +90,7 @@ async def test_an_agent_whose_network_may_come_back_goes_on(
 async def test_an_agent_that_is_out_of_files_for_a_moment_keeps_its_links(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.agent.server.until_isolated", functools.partial(until_isolated, every=0.001))
     async with site.edge() as edge, site.agent(edge, url="http://localhost:9") as agent:
-        with _without_files(), pytest.raises(TimeoutError):
+        with without_files(), pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await agent.until_failed()
         assert agent.links == 4
@@ -115,19 +112,8 @@ def test_only_interfaces_that_are_up_and_not_loopback_are_a_way_out() -> None:
 
 
 def test_where_nobody_may_ask_for_interfaces_they_are_unknown_and_not_gone() -> None:
-    with _without_files():
+    with without_files():
         assert interfaces() is None
-
-
-@contextlib.contextmanager
-def _without_files() -> Iterator[None]:
-    """Those that are open stay open, and no other can be."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, files[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, files)
 
 
 def _links() -> list[dict[str, Any]]:

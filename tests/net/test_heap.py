@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.files import without_files
 
 from penstock.net import heap
 
@@ -62,6 +63,27 @@ def test_cycles_of_old_objects_are_collected_on_a_schedule() -> None:
         tending.cancel()
 
     asyncio.run(main())
+
+
+def test_a_process_that_is_out_of_files_goes_on_collecting_and_still_knows_what_it_held_before() -> None:
+    async def main() -> None:
+        tending = asyncio.get_running_loop().create_task(heap.tend(0.001))
+        await asyncio.sleep(0)
+        with without_files():
+            before = full_collections()
+            async with asyncio.timeout(10):
+                while full_collections() < before + 2:
+                    await asyncio.sleep(0)
+                    assert not tending.done()
+            assert heap.resident() == 0
+        tending.cancel()
+
+    asyncio.run(main())
+    surplus = heap.Surplus(100_000_000)
+    assert not surplus.is_worth_it(0, is_quiet=True)
+    assert not surplus.is_worth_it(105_000_000, is_quiet=True)  # as if it had not been asked
+    surplus.released(0)
+    assert not surplus.is_worth_it(105_000_000, is_quiet=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's")

@@ -167,7 +167,10 @@ class Workers:
             wait = waits.next()
             self._log.error("worker ended: it is started again", worker=number, code=code, retry_in=round(wait, 1))
             await asyncio.sleep(wait)
-            await self._launch(number)
+            try:
+                await self._launch(number)
+            except OSError as exc:  # no memory, process or file left for it now: the one that ended is looked at again
+                self._log.error("worker not started", worker=number, error=str(exc))
 
 
 def _half() -> float:

@@ -80,20 +80,25 @@ class Surplus:
         self._least = held
 
     def is_worth_it(self, held: int, *, is_quiet: bool) -> bool:
-        """Whether to give back what is free of `held`."""
+        """Whether to give back what is free of `held`, where that is known."""
+        if not held:
+            return False
         self._least = min(self._least, held)
         return is_quiet and held - self._least >= _WORTH
 
     def released(self, held: int) -> None:
         """So much it holds now: all of it is in use."""
-        self._least = held
+        self._least = held or self._least
 
 
 def resident() -> int:
-    """Bytes of memory this process has; 0 where the system does not say (no Linux)."""
+    """Bytes of memory this process has; 0 where the system does not say (no Linux), or there is no file left to ask with."""
     if sys.platform != "linux":
         return 0
-    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def _release() -> Callable[[], object] | None:
