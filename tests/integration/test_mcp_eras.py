@@ -383,6 +383,8 @@ async def test_fastmcp_serves_both_eras(world: World, mode: str, version: str) -
         assert session.protocol_version == version
         assert [tool.name for tool in (await session.list_tools()).tools] == ["hello"]
         assert text_of(await session.call_tool("hello", {"name": "you"})) == "Hello, you, from FastMCP!"
+        if version != MODERN:
+            await world.fast.first("GET")  # the client opens it beside the calls, which may be over before
     assert {request.method for request in world.fast.requests} == ({"POST"} if version == MODERN else {"POST", "GET", "DELETE"})
 
 
