@@ -64,6 +64,9 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         (["rotate-ca", "--api-url", URL, "--output", "dir:d"], {"API_TOKEN": "k"}, "holds no private side"),
         (["rotate-ca", "--api-url", URL, "--output", "dir:d", "--settle", "soon"], {"API_TOKEN": "k"}, "--settle"),
         (["check", "absent"], {}, "is not a directory"),
+        (["check", "--output", "dir:absent"], {}, "is not a directory"),
+        (["check", "here", "--output", "dir:there"], {}, "are both given"),
+        (["check"], {}, "--output is required outside Kubernetes"),
     ],
 )
 def test_what_is_wrong_with_a_command_line_is_said_in_one_line_and_exits_2(
@@ -107,6 +110,7 @@ def test_renewing_and_its_no_op_are_told_to_people_and_to_programs(command: Call
 def test_check_lists_every_finding_and_exits_1_when_one_is_bad(command: Callable[..., Ended], tmp_path: Path) -> None:
     write_offline(tmp_path / "data")
     assert command("setup", "check", "data").code == 0
+    assert command("setup", "check", "--output", "dir:data").code == 0  # as its siblings take it
     (tmp_path / "data" / "tls.crt").unlink()
     found = command("setup", "check", "data")
     assert found.code == 1

@@ -31,6 +31,10 @@ FORMS = {
     ("operations/identity.md", ""),
     ("guides/workload-identity.md", "forms"),
 }
+INSTALLS_BY_NAME = re.compile(
+    r"\b(?:pipx? install|pipx run|uv add|uv tool (?:install|run)|uvx)\b[^\n`]*?[\s'\"]penstock(?:\[|[=<>~!]=|['\"`\s]|$)",
+    re.MULTILINE,
+)
 _COMMAND = re.compile(r"(?:\w+=\S+ )*(?:\w+=\$\()?penstock (.*?)\)?$")  # variables before it, or its answer in one
 
 
@@ -90,6 +94,22 @@ def test_every_command_of_a_page_is_typed_by_a_test(page: Page) -> None:
     claimed = {kind for name, kind in TYPED | FORMS if name == page.name}
     if "*" not in claimed:
         assert kinds - claimed == set(), f"nobody types these blocks of {page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_installs_penstock_by_name_for_the_index_has_somebody_elses(page: Page) -> None:
+    assert INSTALLS_BY_NAME.search(page.text) is None
+
+
+def test_an_install_by_name_is_found() -> None:
+    for line in ("pip install 'penstock[up]'", "uv pip install -q penstock", 'pipx install "penstock==1.0"', "uvx penstock up"):
+        assert INSTALLS_BY_NAME.search(line), line
+    for line in (
+        "pip install '.[up]'",
+        "/opt/penstock/bin/pip install -q '.[agent]'",
+        "pip install dist/penstock-1-py3-none-any.whl",
+    ):
+        assert not INSTALLS_BY_NAME.search(line), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

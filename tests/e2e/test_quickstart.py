@@ -83,7 +83,7 @@ def test_ones_own_server_is_behind_it_and_called_from_python_and_from_a_second_p
         subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
         [wheel] = (clone / "dist").glob("penstock-*.whl")
         ours |= {
-            "'penstock[stack]'": f"'{wheel}[stack]'",
+            "'.[stack]'": f"'{wheel}[stack]'",
             "pst-tunnels-…": (clone / ".penstock/tunnels-key").read_text().strip(),
             "https://penstock.example.com": url[0],
         }

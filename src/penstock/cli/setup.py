@@ -70,7 +70,7 @@ def add_to(app: typer.Typer) -> None:
 
     {_CREDENTIAL}""",
     )(rotate_ca)
-    setup.command("check", help="Hold a directory to every rule, before anything is deployed.")(check)
+    setup.command("check", help="Hold an output, or a directory, to every rule, before anything is deployed.")(check)
     app.add_typer(setup, name="setup")
 
 
@@ -194,8 +194,9 @@ def _seeing(api_url: str, ca_file: Path | None) -> Callable[[str, str], Awaitabl
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    tunnel_domain: Annotated[str, typer.Option(help="The domain, where the directory does not say it.")] = "",
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A directory; the same as --output=dir:DIR.")] = None,
+    output: OutputOption = None,
+    tunnel_domain: Annotated[str, typer.Option(help="The domain, where the output does not say it.")] = "",
     api_url: ApiUrl = None,
     tunnel_id: Annotated[str | None, typer.Option(envvar="TUNNEL_ID", help="Asked about at --api-url.")] = None,
     api_ca_file: ApiCa = None,
@@ -207,18 +208,20 @@ def check(
     from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415
     from penstock.setup.directory import Directory  # noqa: PLC0415
 
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a directory", hint="name the directory that holds tls.crt and ca.crt")
+    if folder is not None and output is not None:
+        raise ConfigError("DIR and --output are both given", hint="give one: --output=dir:DIR is the same as DIR")
+    checked = Directory(folder) if folder is not None else _output(output)
+    if isinstance(checked, Directory) and not checked.folder.is_dir():
+        raise ConfigError(f"{checked.folder} is not a directory", hint="name the directory that holds tls.crt and ca.crt")
 
     async def run() -> list[Finding]:
-        entries = await Directory(folder).load()
+        entries = await checked.load()
         findings = check_files(entries, tunnel_domain)
         if api_url:
             known = tunnel_id or entries.get(material.TUNNEL_ID, "").strip()
             if not known:
                 raise ConfigError("which tunnel?", hint="give --tunnel-id, or write the id to tunnel-id")
-            stored = folder / material.PLATFORM_CA
-            ca_file = api_ca_file or (stored if stored.exists() else None)
+            ca_file = api_ca_file or _stored_platform_ca(checked)
             credential = find_credential(os.environ)
             try:
                 async with await open_platform(api_url, credential, ca_file=ca_file) as platform:
