@@ -33,6 +33,13 @@ def test_a_profiles_key_is_never_sent_to_another_platform(profile: Path) -> None
         find_access("https://evil.example", environment={})
 
 
+def test_a_key_without_its_platform_is_never_sent_to_a_profiles(profile: Path) -> None:
+    for given, environment in ((None, {"PENSTOCK_API_KEY": "k"}), ("k", {}), ("k", {"PENSTOCK_PROFILE": str(profile)})):
+        with pytest.raises(ConfigError, match="which platform the key is for") as caught:
+            find_access(api_key=given, environment=environment)
+        assert "PENSTOCK_API_URL" in (caught.value.hint or "")
+
+
 def test_a_profile_others_can_read_is_refused(profile: Path) -> None:
     profile.chmod(0o644)
     with pytest.raises(ConfigError, match="others") as caught:

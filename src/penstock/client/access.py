@@ -25,7 +25,9 @@ from penstock.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_HINT: Final = "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run `penstock login`, or in the folder where `penstock up` runs"
+_HINT: Final = (
+    "set PENSTOCK_API_URL and PENSTOCK_API_KEY, or run `penstock login`, or work in the folder where `penstock up` runs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,12 @@ def find_access(
     url = api_url or variables.get("PENSTOCK_API_URL")
     key = api_key or variables.get("PENSTOCK_API_KEY")
     ca_file = Path(named) if (named := variables.get("PENSTOCK_CA_FILE")) else None
+    if key and not url:
+        # A profile's URL is no answer: whoever can leave a file in the working directory would be sent the key.
+        raise ConfigError(
+            "which platform the key is for is not known",
+            hint="set PENSTOCK_API_URL to that platform, or unset PENSTOCK_API_KEY to use a profile or `penstock login`",
+        )
     if not url or not key:
         profile = _first_profile(variables)
         if profile is None:
@@ -70,7 +78,7 @@ def find_access(
         # A key belongs to one platform: it is never sent to a URL that came from elsewhere.
         if url and url.rstrip("/") != profile.api_url.rstrip("/"):
             raise ConfigError(f"an API key for {url} is not known", hint=_HINT)
-        url, key, ca_file = profile.api_url, key or profile.api_key, ca_file or profile.ca_file
+        url, key, ca_file = profile.api_url, profile.api_key, ca_file or profile.ca_file
     secret = key if isinstance(key, Secret) else Secret(key)
     ca_pins = pins.parse_fingerprints(variables.get("PENSTOCK_CA_PIN", ""))
     return Access(url.rstrip("/"), secret, ca_file, pins.find_folder(variables), ca_pins)
