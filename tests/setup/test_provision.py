@@ -120,6 +120,16 @@ async def test_the_token_is_rotated_when_its_version_changes_and_only_then(side:
     assert await side.rotations() == 1
 
 
+async def test_a_token_without_a_noted_version_is_rotated_by_the_first_one_named(side: Side) -> None:
+    await side.init(FAST)
+    first = side.read("tunnel-token")
+    told = await side.init(replace(FAST, token_version="2"))
+    assert told == ["rotate the agent's token: version unnamed becomes 2"]
+    assert side.read("tunnel-token") != first
+    assert await side.init(replace(FAST, token_version="2")) == []
+    assert await side.rotations() == 1
+
+
 async def test_a_certificate_near_its_end_is_renewed_by_the_way(side: Side) -> None:
     await side.init(replace(FAST, duration=timedelta(hours=1)))
     first = side.read("tls.crt")

@@ -196,13 +196,14 @@ class _Provisioning:
         if material.TOKEN in self.entries and (version is None or version == stored):
             self.progress.kept("the agent's token")
             return
-        if not stored or version is None or version == stored:
-            if not self.progress.would("fetch the agent's token"):
-                token = (await self.platform.reveal_token(tunnel.id)).value
-                await self._store({material.TOKEN: token.reveal(), **({material.TOKEN_VERSION: version} if version else {})})
-            return
-        if not self.progress.would(f"rotate the agent's token: version {stored} becomes {version}"):
-            await self._rotate(tunnel, version)
+        # A token without a noted version has another one than any: who asks for one wants it changed.
+        if version is not None and version != stored and (stored or material.TOKEN in self.entries):
+            if not self.progress.would(f"rotate the agent's token: version {stored or 'unnamed'} becomes {version}"):
+                await self._rotate(tunnel, version)
+        elif not self.progress.would("fetch the agent's token"):
+            token = (await self.platform.reveal_token(tunnel.id)).value
+            # The version first: a run killed in between has a version and no token, and the next one fetches it.
+            await self._store({**({material.TOKEN_VERSION: version} if version else {}), material.TOKEN: token.reveal()})
 
     async def _rotate(self, tunnel: Tunnel, version: str) -> None:
         """Rotating twice would strand agents that took the first new token: the note says which token was the old one."""
