@@ -44,6 +44,17 @@ async def test_a_signed_page_is_taken_over_and_announced_with_what_it_replaces(s
     assert [(old.version, new.version) for old, new in seen] == [(-1, 1), (1, 2)]
 
 
+async def test_a_listener_that_fails_keeps_the_news_from_nobody(site: Site, clock: Clock) -> None:
+    failed: list[str] = []
+    feed = Feed(stale_limit=60.0, clock=clock, on_error=lambda name, exc: failed.append(f"{name}: {exc}"))
+    seen: list[int] = []
+    feed.listen(lambda old, new: seen.append(old.callers[new.mark]))  # there is none
+    feed.listen(lambda _, new: seen.append(new.version))
+    assert feed.accept(site.public_key, site.snapshot())
+    assert seen == [1]
+    assert failed == ["feed listener: ''"]
+
+
 async def test_the_same_page_again_changes_nothing(site: Site, feed: Feed) -> None:
     page = site.snapshot()
     assert feed.accept(site.public_key, page)

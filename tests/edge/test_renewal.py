@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import structlog
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from tests.support import ca
 from tests.support.control import database, start_api  # noqa: F401 - fixtures
 from tests.support.site import until
 
 from penstock.edge.config import EdgeConfig
-from penstock.edge.renewal import Presented
+from penstock.edge.metrics import EdgeMetrics
+from penstock.edge.renewal import Presented, Renewal
 from penstock.edge.server import Edge
 from penstock.edge.state import EdgeState, identity_of
 from penstock.errors import ConfigError, UnavailableError
 from penstock.net.dial import dial_tls
+from penstock.net.tasks import Tasks
 from penstock.protocol import metadata
-from penstock.schema.edges import Snapshot
+from penstock.schema.edges import EdgeCertificate, Snapshot
 from penstock.tls import certs, contexts
 
 if TYPE_CHECKING:
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
 
     from tests.support.control import Api
     from tests.support.site import Site
+
+    from penstock.edge.follow import Follower
+    from penstock.edge.state import EdgeIdentity
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +113,47 @@ async def test_a_renewal_that_fails_is_said_with_the_time_that_is_left_and_tried
     assert "refuse this edge once its certificate has expired" in said["hint"]
     assert said["expires"]
     await edge.stop()
+
+
+@dataclass
+class Issuer:
+    """A control plane that renews for a year, and counts."""
+
+    site: Site
+    asked: int = 0
+
+    async def renewed(self, _: EdgeIdentity, csr_pem: str) -> EdgeCertificate:
+        self.asked += 1
+        now = datetime.now(UTC)
+        self.site.edge_validity = certs.Validity(now, now + timedelta(days=365))
+        enrolment = self.site.enrolment("edge-1", certs.load_csr(csr_pem))
+        return EdgeCertificate(certificate_pem=enrolment.certificate_pem, edge_ca_pem=enrolment.edge_ca_pem)
+
+
+async def test_a_certificate_that_the_disk_does_not_take_is_shown_all_the_same_and_saved_once_it_does(
+    site: Site, tmp_path: Path
+) -> None:
+    """And no other is asked for meanwhile: control knows an edge by its last two."""
+    now = datetime.now(UTC)
+    site.edge_validity = certs.Validity(now - timedelta(days=90), now + timedelta(days=1))
+    site.edge_config()
+    folder = site.folder / "edge-1"
+    identity = EdgeState(folder).load_identity()
+    assert identity is not None
+    presented, issuer, metrics = Presented(identity), Issuer(site), EdgeMetrics.on(CollectorRegistry())
+    follower = cast("Follower", issuer)
+    renewal = Renewal(presented, follower, EdgeState(folder), name="edge-1", metrics=metrics, log=structlog.get_logger())
+    aside = folder.rename(tmp_path / "aside")
+    with capture_logs() as lines:
+        tasks = Tasks()
+        tasks.spawn(renewal.keep(), "renewal")
+        await until(lambda: any(line["event"] == "edge certificate not saved" for line in lines))
+        assert presented.identity.certificate_pem != identity.certificate_pem
+        aside.rename(folder)
+        await until(lambda: EdgeState(folder).load_identity() == presented.identity)
+    assert "before it" in next(line for line in lines if line["event"] == "edge certificate not saved")["hint"]
+    assert issuer.asked == 1
+    await tasks.aclose()
 
 
 @pytest.mark.parametrize("cut_after", ["next key", "certificate", "key"])

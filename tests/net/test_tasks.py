@@ -44,6 +44,29 @@ async def test_a_failure_is_reported_once_and_leaves_the_others_alone() -> None:
     assert len(seen) == 1
 
 
+async def test_what_is_kept_is_reported_and_run_again_when_it_fails_and_ends_with_its_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penstock.net.tasks._AGAIN", 0.001)
+    seen: list[tuple[str, str]] = []
+    lives: list[asyncio.Event] = []
+
+    async def serve() -> None:
+        lives.append(asyncio.Event())
+        if len(lives) < 3:
+            await fails()
+        await lives[-1].wait()
+
+    tasks = Tasks(lambda name, exc: seen.append((name, str(exc))))
+    task = tasks.keep(serve, "service")
+    async with asyncio.timeout(5):
+        while len(lives) < 3:
+            await asyncio.sleep(0.001)
+    assert seen == [("service", "lost and found")] * 2
+    await tasks.aclose()
+    assert task.cancelled()
+
+
 async def test_without_a_reader_a_failure_goes_to_the_loop() -> None:
     loop = asyncio.get_running_loop()
     seen: list[dict[str, Any]] = []

@@ -6,8 +6,12 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penstock.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def private_folder(folder: Path, *, hint: str) -> None:
@@ -22,22 +26,38 @@ def private_folder(folder: Path, *, hint: str) -> None:
 
 
 def write_file(file: Path, data: str | bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
-    """Replace `file` in one step: a reader sees the old content or the new, also after a crash. owner: uid and gid."""
+    """Replace `file` in one step: a reader sees the old content or the new, also after a crash. owner: uid and gid.
+
+    ConfigError, and the old content, where it cannot be written.
+    """
     content = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    with writing(file):
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(mode)
+            if owner is not None:
+                os.chown(temporary, *owner)
+            Path(temporary).replace(file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Generator[None]:
+    """What the system refuses inside is a ConfigError that names `file`."""
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        if owner is not None:
-            os.chown(temporary, *owner)
-        Path(temporary).replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        yield
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot write to {file}: {(exc.strerror or str(exc)).lower()}",
+            hint="is there room on the disk, and may this user write there?",
+        ) from exc
 
 
 def read_file(file: Path) -> str | None:

@@ -63,9 +63,15 @@ def check_fresh(key: bytes, signature: bytes, version: int, nonce: str) -> None:
 
 
 class Feed:
-    """Holds the newest directory. `on_change(old, new)` is called for every newer one, in order."""
+    """Holds the newest directory, and tells it."""
 
-    def __init__(self, *, stale_limit: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        stale_limit: float,
+        clock: Callable[[], float],
+        on_error: Callable[[str, BaseException], None] | None = None,
+    ) -> None:
         self.directory: Directory = NOTHING
         self.confirmed_at: float | None = None
         self.is_interrupted = True
@@ -74,6 +80,7 @@ class Feed:
         """What no version may be below, whatever the disk gave back: the highest that was ever held."""
         self._stale_limit = stale_limit
         self._clock = clock
+        self._on_error = on_error
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[Directory, Directory], None]] = []
 
@@ -88,7 +95,9 @@ class Feed:
         return self.confirmed_at is None or self._clock() - self.confirmed_at > self._stale_limit
 
     def listen(self, on_change: Callable[[Directory, Directory], None]) -> None:
-        """Call `on_change(old, new)` for every newer directory."""
+        """Call `on_change(old, new)` for every newer directory, behind those that listen already. What it raises is its own
+        matter: it goes to `on_error`, and keeps the news from nobody.
+        """
         self._listeners.append(on_change)
 
     def confirm(self, at: float) -> None:
@@ -133,8 +142,16 @@ class Feed:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         for listener in self._listeners:
-            listener(old, self.directory)
+            self._tell(listener, old)
         return True
+
+    def _tell(self, listener: Callable[[Directory, Directory], None], old: Directory) -> None:
+        try:
+            listener(old, self.directory)
+        except Exception as exc:
+            if self._on_error is None:
+                raise
+            self._on_error("feed listener", exc)
 
     async def wait_until(self, holds: Callable[[Directory], bool], timeout: float) -> bool:
         """Whether `holds` comes to be true of the directory within `timeout` seconds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import secrets
 import time
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ import httpx2
 from pydantic import ValidationError
 
 from penstock.edge.feed import check_fresh
+from penstock.edge.kept import Kept
 from penstock.edge.reports import ControlReporter, bearer
 from penstock.edge.state import EdgeIdentity, EdgeState, StoredPage, identity_of
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
@@ -41,7 +43,7 @@ _SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane tha
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
 _MAX_DELTA: Final = 64 * 1024 * 1024  # a quarter of that: control sends the whole instead of more
-_DELTAS: Final = 256 * 1024  # bytes of deltas on disk: some 400 changes, which a restart takes over in a fraction of a second
+_ANY: Final = -1  # older than every version
 _FEED: Final = "penstock-feed"
 _SIGNATURE: Final = "penstock-signature"
 _FRESH: Final = "penstock-fresh"
@@ -68,6 +70,7 @@ class Follower:
         self._state = state
         self._feed = feed
         self._log = log
+        self._kept = Kept(state, log, writes=not config.worker)
         self._is_whole_wanted = False
         self._poll: asyncio.Timeout | None = None
         self._client = httpx2.AsyncClient(
@@ -84,11 +87,6 @@ class Follower:
     def reporter(self, identity: EdgeIdentity) -> ControlReporter:
         """How this edge reports its presence."""
         return ControlReporter(self._client, identity)
-
-    @property
-    def _keeps(self) -> bool:
-        """Of several workers, which share a folder, the first one writes."""
-        return not self._config.worker
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -234,6 +232,9 @@ class Follower:
                 self._feed.is_interrupted = True
                 self._log.warning("feed interrupted", reason=exc.public, detail=exc.detail, hint=exc.hint)
                 await asyncio.sleep(waits.next())
+            except Exception:
+                self._feed.is_interrupted = True
+                raise  # to who began this, which begins it again
 
     def doubt(self) -> None:
         """Control does not answer on another connection: what a poll waits on may be dead, too, and is tried anew."""
@@ -248,25 +249,33 @@ class Follower:
             return
         try:
             async with asyncio.timeout(None) as self._poll:
-                await self._pull(identity, wait=_WAIT)
+                await self._pull(identity, wait=math.ceil(min(_WAIT, self._kept.due_in)))
         except TimeoutError:
             return  # in doubt
         finally:
             self._poll = None
 
-    def _delta_wanted(self) -> dict[str, str]:
-        mark = self._feed.directory.mark
-        return {} if self._is_whole_wanted or not mark or self._state.deltas_size > _DELTAS else {"delta": mark}
+    def _asked(self) -> dict[str, str | int]:
+        """What is asked for: all there is, what is newer than what is held, or of that only what changed."""
+        if self._kept.due_in <= 0:
+            return {"after": _ANY}
+        directory = self._feed.directory
+        asked: dict[str, str | int] = {"after": directory.version}
+        if directory.mark and not self._is_whole_wanted and not self._kept.is_long:
+            asked["delta"] = directory.mark
+        return asked
 
     async def _pull(self, identity: EdgeIdentity, *, wait: int) -> None:
         """One request: what is newer than what is held, or the word that nothing is."""
         nonce = secrets.token_hex(16)
         held = self._feed.version
+        asked = self._asked()
+        self._is_whole_wanted = True  # unless this brings what is asked for
         try:
             async with self._client.stream(
                 "GET",
                 "/penstock/v1/edge/snapshot",
-                params={"after": held, "wait": wait, "nonce": nonce, **self._delta_wanted()},
+                params={**asked, "wait": wait, "nonce": nonce},
                 headers=bearer(identity.credential),
                 timeout=httpx2.Timeout(_ANSWER, read=wait + _ANSWER),
             ) as response:
@@ -282,31 +291,24 @@ class Follower:
             check_fresh(identity.feed_key, fresh, version, nonce)
 
         match response.status_code:
-            case 204:
+            case 204 if asked["after"] == held:
                 is_current(held)
                 self._feed.confirm(now)
-                if self._keeps:
-                    await asyncio.to_thread(self._state.confirm_snapshot, now)
-            case 200 if is_delta:
-                delta = StoredPage(body, _signature(response.headers.get(_SIGNATURE, "")), now)
-                self._is_whole_wanted = True  # unless all is well
-                self._feed.accept_delta(identity.feed_key, delta, is_current)
-                self._is_whole_wanted = False
-                self._log.info("feed advanced", version=self._feed.version)
-                if self._keeps:
-                    await asyncio.to_thread(self._state.save_delta, delta, self._feed.version)
+                await self._kept.confirm(now)
             case 200:
-                self._is_whole_wanted = False
-                stored = StoredPage(body, _signature(response.headers.get(_SIGNATURE, "")), now)
-                if self._feed.accept(identity.feed_key, stored, is_current):
+                page = StoredPage(body, _signature(response.headers.get(_SIGNATURE, "")), now)
+                if is_delta:
+                    self._feed.accept_delta(identity.feed_key, page, is_current)
+                else:
+                    self._feed.accept(identity.feed_key, page, is_current)
+                if self._feed.version != held:
                     self._log.info("feed advanced", version=self._feed.version)
-                    if self._keeps:
-                        await asyncio.to_thread(self._state.save_snapshot, stored, self._feed.version)
+                await (self._kept.delta if is_delta else self._kept.whole)(page, self._feed.version)
             case 401 | 403:
                 raise self._unknown()
             case status:
                 raise UnavailableError("the control plane does not give the feed", detail=f"status {status}")
-        self._feed.is_interrupted = False
+        self._is_whole_wanted = self._feed.is_interrupted = False
 
 
 def _sentence(response: httpx2.Response) -> str:
@@ -341,7 +343,7 @@ def _read_token(config: EdgeConfig) -> Secret:
 def _signature(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         return b""  # verifies under no key
 
 

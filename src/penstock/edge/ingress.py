@@ -87,7 +87,6 @@ class Ingress:
         self._stopping = False
         self.streams = LiveStreams(metrics, log)
         self.events = Events(limits.callers)
-        feed.listen(self._cut_revoked)
 
     def accept(self) -> asyncio.Protocol:
         """The protocol of one connection on the callers' port."""
@@ -358,18 +357,19 @@ class Ingress:
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
-    def _cut_revoked(self, old: Directory, new: Directory) -> None:
+    def follow(self, old: Directory, new: Directory) -> None:
         """Streams of revoked callers, evicted edges and archived tunnels end within the feed's delay, whatever they do."""
         revoked = revoked_callers(old, new)
         evicted = evicted_edges(old, new)
         archived = {str(tunnel_id) for tunnel_id in closed_tunnels(old, new)}
         if revoked:
-            self.events.revoke(revoked)
             self.streams.cut(REVOKED, lambda live: live.serial in revoked)
         if evicted:
             self.streams.cut(REVOKED, lambda live: live.hop_serial in evicted)
         if archived:
             self.streams.cut(ARCHIVED, lambda live: live.admission.tunnel.wire_id in archived)
+        if revoked:
+            self.events.revoke(revoked)
 
 
 def _text(value: bytes | None) -> str | None:

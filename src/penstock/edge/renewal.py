@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RENEW_LEFT: Final = 1 / 3
 """Of its life left when it is renewed: of 90 days, 30 are there for an outage of control and for somebody to notice."""
 _FOLLOW_SECONDS: Final = 60.0  # both certificates hold for weeks
+_UNSAVED: Final = "a restart would show the one before it"
 _LOOK_SECONDS: Final = 3600.0  # the wall clock may jump: a laptop sleeps, a machine is suspended
 
 
@@ -85,26 +86,35 @@ class Renewal:
         self._metrics = metrics
         self._log = log
         self._now = now
+        self._is_saved = True
         self._show_expiry()
 
     async def keep(self) -> None:
-        """Renew in time, for ever; a failure is said, with the time that is left, and tried again."""
+        """Renew in time, for ever; a failure is said, with the time that is left, and tried again.
+
+        A new certificate that the disk does not take is shown all the same, and only saving it is tried again: control knows
+        an edge by its last two.
+        """
         waits = Backoff(secrets.SystemRandom().random, base=1.0, cap=600.0)
         while True:
             left = (self._renew_at() - self._now()).total_seconds()
-            if left > 0:
+            if left > 0 and self._is_saved:
                 await asyncio.sleep(min(left, _LOOK_SECONDS))
                 continue
             try:
-                await self._renew()
+                if left <= 0:
+                    await self._renew()
+                await self._save()
                 waits.reset()
             except PenstockError as exc:
                 wait = waits.next()
                 self._log.error(
-                    "edge certificate not renewed",
+                    "edge certificate not renewed" if self._is_saved else "edge certificate not saved",
                     reason=exc.public,
                     detail=exc.detail,
-                    hint="agents and callers refuse this edge once its certificate has expired"
+                    hint=(
+                        "agents and callers refuse this edge once its certificate has expired" if self._is_saved else _UNSAVED
+                    )
                     + (f"; {exc.hint}" if exc.hint else ""),
                     expires=self._expires().isoformat(),
                     retry_in=round(wait, 1),
@@ -135,9 +145,13 @@ class Renewal:
             edge_ca_pem=answer.edge_ca_pem,
             key_pem=certs.key_to_pem(key),
         )
-        await asyncio.to_thread(self._state.save_identity, new)
         self._presented.use(new)
+        self._is_saved = False
         self._show_expiry()
+
+    async def _save(self) -> None:
+        await asyncio.to_thread(self._state.save_identity, self._presented.identity)
+        self._is_saved = True
         self._log.info("edge certificate renewed", expires=self._expires().isoformat())
 
     def _expires(self) -> datetime:

@@ -28,7 +28,7 @@ from penstock.telemetry.log import get_logger
 from penstock.telemetry.metrics import metrics_page, new_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from cryptography.x509 import Certificate
 
@@ -46,8 +46,7 @@ class Edge:
         self._tasks = Tasks(self._failed)
         registry = new_registry()
         metrics = self.metrics = EdgeMetrics.on(registry)
-        self.feed = Feed(stale_limit=config.stale_limit, clock=clock)
-        self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
+        self.feed = Feed(stale_limit=config.stale_limit, clock=clock, on_error=self._failed)
         metrics.feed_interrupted.set_function(lambda: float(self.feed.is_interrupted))
         self._state = EdgeState(config.state_dir)
         self._follower = Follower(config, self._state, self.feed, self._log, clock=clock)
@@ -79,10 +78,14 @@ class Edge:
             log=self._log,
         )
         self.sessions.on_leaving = self.ingress.link_leaves
+        self.feed.listen(self.ingress.follow)  # first: nothing stands between a revocation and the streams it ends
+        self.feed.listen(self.sessions.follow)
+        self.feed.listen(lambda _, new: metrics.feed_version.set(new.version))
         pages = {"/healthz": healthz, "/readyz": readyz(self.why_not_ready), "/metrics": metrics_page(registry)}
         self._admin = AdminServer(config.admin_addr, pages) if config.admin_addr is not None else None
         self._reporter: Reporter | None = None
         self._presented: Presented | None = None
+        self._following: asyncio.Task[None] | None = None
         self._workers: Listener | None = None
         self._callers: Listener | None = None
         self._agents: Listener | None = None
@@ -113,6 +116,8 @@ class Edge:
         """None when streams can be decided on."""
         if self._callers is None:
             return "not started"
+        if self._following is None or self._following.done():
+            return "the control plane is not followed"
         return "no word from the control plane" if self.feed.is_stale else None
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -135,13 +140,13 @@ class Edge:
             config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
         )
         await self._follower.catch_up(identity)
-        self._tasks.spawn(self._follower.follow(identity), "feed")
+        self._following = self._tasks.keep(lambda: self._follower.follow(identity), "feed")
         presented = self._presented = Presented(identity)
         self.feed.listen(lambda _, new: self._callers_ca(presented, new.caller_ca_pem))
         self._callers_ca(presented, self.feed.directory.caller_ca_pem)
         renewal = Renewal(presented, self._follower, self._state, name=config.name, metrics=self.metrics, log=self._log)
         # One of several workers renews, the others take over what it wrote.
-        self._tasks.spawn(renewal.follow() if config.worker else renewal.keep(), "renewal")
+        self._tasks.keep(renewal.follow if config.worker else renewal.keep, "renewal")
         limits = config.limits
         self._agents = await listen_tls(
             config.agents_addr.host,
@@ -168,29 +173,35 @@ class Edge:
         )
         if config.worker_socket is not None:
             self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)
-        self._reporter = self._follower.reporter(identity)
-        self._tasks.spawn(self._presence.keep(self._reporter), "presence")
-        self._tasks.spawn(self.ingress.events.keep_alive(), "keep alive")
+        reporter = self._reporter = self._follower.reporter(identity)
+        self._tasks.keep(lambda: self._presence.keep(reporter), "presence")
+        self._tasks.keep(self.ingress.events.keep_alive, "keep alive")
         self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
 
     async def stop(self) -> None:
-        """Accept nothing new, let streams finish, close."""
+        """Accept nothing new, let streams finish, close. One step that fails keeps none of the others from being taken."""
         for listener in (self._callers, self._agents, self._workers):
             if listener is not None:
                 listener.close()
         self._presence.drain()
         seconds = self._config.limits.stop_seconds
         async with asyncio.TaskGroup() as drains:
-            drains.create_task(self.ingress.drain(seconds))
-            drains.create_task(self.sessions.drain(seconds))
-        await self._tasks.aclose()
+            drains.create_task(self._step("drain callers", self.ingress.drain(seconds)))
+            drains.create_task(self._step("drain agents", self.sessions.drain(seconds)))
+        await self._step("end tasks", self._tasks.aclose())
         if self._reporter is not None:
-            await self._presence.leave(self._reporter)
+            await self._step("leave", self._presence.leave(self._reporter))
             self._reporter = None
-        await self._follower.aclose()
+        await self._step("let go of control", self._follower.aclose())
         if self._admin is not None:
-            await self._admin.stop()
+            await self._step("close admin port", self._admin.stop())
         self._callers = self._agents = self._workers = None
+
+    async def _step(self, name: str, step: Coroutine[None, None, None]) -> None:
+        try:
+            await step
+        except Exception as exc:  # noqa: BLE001 - said, and the next step is taken all the same
+            self._failed(name, exc)
 
     def _peer_context(self) -> TLSContext | None:
         return None if self._presented is None else self._presented.peer()

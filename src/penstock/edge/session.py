@@ -140,8 +140,14 @@ class AgentSession:
 
     def tell(self, notice: Notice) -> None:
         """Tell an agent of ours; a stock one is never told anything."""
-        if self._takes_notices and self.link.is_open and notice != _NO_NEWS:
+        if not self._takes_notices or not self.link.is_open or notice == _NO_NEWS:
+            return
+        try:
             stream = self.link.open_stream(notice.request())
+        except PenstockError as exc:  # it asked for notices and takes none: no agent of ours
+            self._sessions.log.info("link closed: its agent takes no notice", reason=exc.public, detail=exc.detail)
+            self.link.abort()
+        else:
             self._sessions.tasks.spawn(self._told(stream), "notice")
 
     async def _told(self, stream: LinkStream) -> None:

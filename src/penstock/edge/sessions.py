@@ -50,7 +50,6 @@ class Sessions:
         """Called when the registered links are others than before."""
         self.on_leaving: Callable[[str], None] = lambda _: None
         """Called with the id of a link that its agent unregistered: its streams may finish, and no new ones come."""
-        feed.listen(self._changed)
 
     def has_room(self) -> bool:
         """Whether one more connection is taken. Asked before TLS: a stock agent retries a dial that failed, for ever, but ends
@@ -153,7 +152,8 @@ class Sessions:
             self.on_change()
         self.metrics.links.set(self.registered)
 
-    def _changed(self, old: Directory, new: Directory) -> None:
+    def follow(self, old: Directory, new: Directory) -> None:
+        """The feed's news: links of archived tunnels end, and agents hear where the edges are."""
         self._close_unknown(new.tunnels.keys())
         self.returning.end(closed_tunnels(old, new))
         if new.news != old.news:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from penstock.config.files import private_folder, read_file, write_file
+from penstock.config.files import private_folder, read_file, write_file, writing
 from penstock.errors import ConfigError
 from penstock.schema.edges import EdgeEnrolment
 from penstock.secret import Secret
@@ -53,7 +53,7 @@ class StoredPage:
 
 
 class EdgeState:
-    """Reads and writes the folder; every method blocks, callers on a loop use a thread."""
+    """Reads and writes the folder, or raises ConfigError; every method blocks, callers on a loop use a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -95,7 +95,8 @@ class EdgeState:
         write_file(self._next_key, key)
         write_file(self._enrolment, _enrolment_of(identity).model_dump_json())
         write_file(self._key, key)
-        self._next_key.unlink()
+        with writing(self._next_key):
+            self._next_key.unlink()
 
     def load_addresses(self) -> str | None:
         """The addresses it enrolled under, as they were saved."""
@@ -128,7 +129,8 @@ class EdgeState:
     def save_snapshot(self, stored: StoredPage, version: int) -> None:
         """Keep a snapshot, and that it was held. In this order: cut between the two, the snapshot still serves a restart."""
         write_file(self._snapshot, stored.signature.ljust(_SIGNATURE, b"\0") + stored.body)
-        self._deltas.unlink(missing_ok=True)
+        with writing(self._deltas):
+            self._deltas.unlink(missing_ok=True)
         self.deltas_size = 0
         self.confirm_snapshot(stored.confirmed_at)
         write_file(self._version, str(version))
@@ -136,7 +138,7 @@ class EdgeState:
     def save_delta(self, stored: StoredPage, version: int) -> None:
         """Keep a delta to what is kept, and that its version was held, in the same order."""
         record = len(stored.body).to_bytes(_LENGTH) + stored.signature.ljust(_SIGNATURE, b"\0") + stored.body
-        with os.fdopen(os.open(self._deltas, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+        with writing(self._deltas), os.fdopen(os.open(self._deltas, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
             file.truncate(self.deltas_size)
             file.seek(self.deltas_size)
             file.write(record)
@@ -158,8 +160,8 @@ class EdgeState:
             ) from None
 
     def confirm_snapshot(self, confirmed_at: float) -> None:
-        """Control said that nothing is newer."""
-        if self._snapshot.exists():
+        """Control said that nothing is newer than what is kept."""
+        with writing(self._snapshot):
             os.utime(self._snapshot, (confirmed_at, confirmed_at))
 
     def _read(self, file: Path) -> bytes | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+
+_AGAIN: Final = 1.0  # seconds: a fault that stays fills no disk with lines, and one that goes costs no more
 
 
 class Tasks:
@@ -36,6 +38,19 @@ class Tasks:
         task.add_done_callback(self._done)
         return task
 
+    def keep(self, make: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        """Run `make()` for as long as the owner lives: where it fails, that is reported and it is run again, a moment later."""
+
+        async def run() -> None:
+            while True:
+                try:
+                    return await make()
+                except Exception as exc:  # noqa: BLE001 - a fault nobody foresaw is no reason to stop what others rely on
+                    self._report(asyncio.get_running_loop(), name, exc)
+                await asyncio.sleep(_AGAIN)
+
+        return self.spawn(run(), name)
+
     def __len__(self) -> int:
         return len(self._tasks)
 
@@ -46,12 +61,13 @@ class Tasks:
         exc = task.exception()
         if exc is None:
             return
+        self._report(task.get_loop(), task.get_name(), exc)
+
+    def _report(self, loop: asyncio.AbstractEventLoop, name: str, exc: BaseException) -> None:
         if self._on_error is not None:
-            self._on_error(task.get_name(), exc)
+            self._on_error(name, exc)
         else:
-            task.get_loop().call_exception_handler(
-                {"message": f"background task failed: {task.get_name()}", "exception": exc, "task": task}
-            )
+            loop.call_exception_handler({"message": f"background task failed: {name}", "exception": exc})
 
     async def aclose(self) -> None:
         """Cancel all and wait for them. A task that calls this is not cancelled by itself."""
