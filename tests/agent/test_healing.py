@@ -148,6 +148,28 @@ async def test_a_mistake_of_ours_in_a_dial_costs_a_try_and_neither_a_link_nor_it
         assert all(isinstance(line["exc_info"], RuntimeError) for line in said)
 
 
+async def test_a_mistake_of_ours_between_two_tries_costs_a_wait_and_no_link(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(_: object) -> object:
+        raise RuntimeError("a mistake")
+
+    limits = {**QUICK, "refused_wait": 0.1}
+    site.tunnels = (tunnel(verifiers=("0" * 64,)),)
+    async with Origin(Echo) as origin, site.edge(**EDGE) as edge:
+        file = site.folder / "token"
+        file.write_text(site.token(str(edge.agents_address)).reveal())
+        agent = Agent(site.agent_config(url=origin.url, token=None, token_file=file, limits=limits))
+        with capture_logs() as lines:
+            await agent.start()
+            monkeypatch.setattr("penstock.agent.server.read_token", mistaken)  # which is asked for again at a refusal
+            await until(lambda: sum(line["event"] == "link failed" for line in lines) >= 4)
+            site.tunnels = (tunnel(),)
+            site.publish(edge)
+            await until(lambda: agent.links == 4)
+        await agent.stop()
+
+
 def test_with_the_defaults_a_dead_peer_is_found_within_twenty_seconds() -> None:
     tick = 2.5
     for limits in (AgentLimits(), EdgeLimits()):

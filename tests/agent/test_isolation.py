@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.files import without_files
-from tests.support.site import Echo, Origin
+from tests.support.httpproxy import HttpProxy
+from tests.support.site import Echo, Origin, until
 
 from penstock.agent.isolation import interfaces, until_isolated
 from penstock.errors import UnavailableError
+from penstock.secret import Secret
 
 if TYPE_CHECKING:
     from tests.support.site import Site
@@ -58,11 +60,17 @@ async def test_otherwise_it_goes_on(seen: tuple[frozenset[str] | None, ...], liv
         await _watch(*seen, lives=lives)
 
 
-async def test_an_agent_left_behind_ends_at_once_although_its_links_have_not_died_yet(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with site.edge() as edge, Origin(Echo) as origin, site.agent(edge, url=origin.url, grace_period=30) as agent:
+@pytest.mark.parametrize("links", [4, 0], ids=["its links have not died yet", "its links have died"])
+async def test_an_agent_left_behind_ends_at_once(site: Site, monkeypatch: pytest.MonkeyPatch, links: int) -> None:
+    async with (
+        site.edge() as edge,
+        Origin(Echo) as origin,
+        site.agent(edge, url=_on_localhost(origin), grace_period=30) as agent,
+    ):
         _left_behind(agent, monkeypatch, is_local=False)
+        if not links:
+            await edge.stop()
+            await until(lambda: agent.links == 0)
         assert origin.server is not None
         origin.server.close()  # the proxy is in another network now
         async with asyncio.timeout(5):
@@ -72,19 +80,42 @@ async def test_an_agent_left_behind_ends_at_once_although_its_links_have_not_die
         assert agent.links == 0
 
 
-@pytest.mark.parametrize("is_local", [True, False], ids=["the edge is on this machine", "the proxy is still beside it"])
-async def test_an_agent_whose_network_may_come_back_goes_on(
-    site: Site, monkeypatch: pytest.MonkeyPatch, is_local: bool
-) -> None:
-    async with site.edge() as edge, Origin(Echo) as origin, site.agent(edge, url=origin.url) as agent:
-        _left_behind(agent, monkeypatch, is_local=is_local)
-        if is_local:
-            assert origin.server is not None
-            origin.server.close()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await agent.until_failed()
-        assert agent.links == 4
+async def test_an_edge_behind_a_http_proxy_on_this_machine_is_not_on_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = site.token("edge.test:7844")
+    async with site.edge() as edge, HttpProxy({"edge.test:7844": str(edge.agents_address)}) as proxy:
+        settings: dict[str, Any] = {"token": token, "https_proxy": Secret(f"http://127.0.0.1:{proxy.port}")}
+        async with site.agent(edge, url="http://localhost:9", **settings) as agent:
+            _left_behind(agent, monkeypatch)
+            async with asyncio.timeout(5):
+                with pytest.raises(UnavailableError, match="the network is gone"):
+                    await agent.until_failed()
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["the edge is on this machine", "the proxy is still beside it", "so it is, and no link lives", "the proxy is elsewhere"],
+)
+async def test_an_agent_whose_network_may_come_back_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    async with site.edge() as edge, Origin(Echo) as origin:
+        url = "http://192.0.2.1:8080" if why == "the proxy is elsewhere" else _on_localhost(origin)
+        async with site.agent(edge, url=url) as agent:
+            _left_behind(agent, monkeypatch, is_local=why == "the edge is on this machine")
+            if why == "the edge is on this machine":
+                assert origin.server is not None
+                origin.server.close()
+            elif why == "so it is, and no link lives":
+                await edge.stop()
+                await until(lambda: agent.links == 0)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await agent.until_failed()
+
+
+async def test_an_edge_on_loopback_is_on_this_machine_in_whatever_way_it_is_written(site: Site) -> None:
+    async with site.edge() as edge:
+        mapped = site.token(f"[::ffff:127.0.0.1]:{edge.agents_address.port}")
+        async with site.agent(edge, url="http://localhost:9", token=mapped) as agent:
+            assert all(link.is_local for link in agent._connections)
 
 
 async def test_an_agent_that_is_out_of_files_for_a_moment_keeps_its_links(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,11 +127,14 @@ async def test_an_agent_that_is_out_of_files_for_a_moment_keeps_its_links(site: 
         assert agent.links == 4
 
 
-def _left_behind(agent: Agent, monkeypatch: pytest.MonkeyPatch, *, is_local: bool) -> None:
-    """The kernel takes the machine's interfaces away, and the edge was elsewhere or not."""
-    assert all(link.is_local for link in agent._connections)  # as it is in truth
+def _on_localhost(origin: Origin) -> str:
+    return origin.url.replace("127.0.0.1", "localhost")  # as the published Compose file has it
+
+
+def _left_behind(agent: Agent, monkeypatch: pytest.MonkeyPatch, *, is_local: bool | None = None) -> None:
+    """The kernel takes the machine's interfaces away, and the edge was elsewhere or not, whatever it is in truth."""
     for link in agent._connections:
-        link.is_local = is_local
+        link.is_local = link.is_local if is_local is None else is_local
     looks = itertools.chain([ETHERNET], itertools.repeat(NOTHING))
     watch = functools.partial(until_isolated, look=lambda: next(looks), every=0.001)
     monkeypatch.setattr("penstock.agent.server.until_isolated", watch)

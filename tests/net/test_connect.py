@@ -53,6 +53,8 @@ def test_credentials_are_decoded_for_the_header_and_shown_nowhere() -> None:
         ("localhost", "", True),
         ("127.0.0.1", "", True),
         ("::1", "", True),
+        ("::ffff:127.0.0.1", "", True),
+        ("::ffff:10.0.0.1", "", False),
         ("edge.example.com", "", False),
         ("edge.example.com", "*", True),
         ("edge.example.com", "example.com", True),

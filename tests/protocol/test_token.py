@@ -80,6 +80,7 @@ def test_the_secret_is_in_no_representation() -> None:
                 {"p": {"edge": ["edge:0"]}},
                 {"p": {"edge": ["edge:65536"]}},
                 {"p": {"edge": ["http://edge:1"]}},
+                {"p": {"edge": ["[1.2.3]:1"]}},
                 {"p": {"edge": [1]}},
                 {"p": {"edge": ["e:1"] * 33}},
                 {"p": {"ca": [SECRET]}},

@@ -6,10 +6,10 @@ import asyncio
 import ssl
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from penstock.agent.diagnosis import explain
+from penstock.config.address import is_loopback
 from penstock.errors import IdentityError, PenstockError, UnavailableError
 from penstock.net.dial import handshake
 from penstock.net.link import Link, LinkLimits, LinkStream
@@ -28,9 +28,10 @@ from penstock.protocol.registration import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from penstock.agent.config import AgentLimits
+    from penstock.agent.reach import Reach
     from penstock.config.types import HostPort
     from penstock.net.tls import TLSTransport
     from penstock.tls.contexts import TLSContext
@@ -49,8 +50,7 @@ class LinkPlan:
     limits: AgentLimits
     budget: WindowBudget
     serve: Callable[[LinkStream], None]
-    reach: Callable[[HostPort, float], Awaitable[asyncio.Transport]]
-    """An open connection to an edge within so many seconds, directly or through the company's proxy."""
+    reach: Reach
 
 
 class RegistrationRefusedError(IdentityError):
@@ -107,7 +107,8 @@ class EdgeConnection:
         """Dial and register. UnavailableError or IdentityError when that fails; RegistrationRefusedError by the edge's word."""
         limits = self._plan.limits
         transport = await self._dial(limits.dial_seconds)
-        self.is_local = _is_local(transport.get_extra_info("peername"))
+        peer: tuple[str, int] | None = transport.get_extra_info("peername")
+        self.is_local = peer is not None and is_loopback(peer[0]) and self._plan.reach.is_direct(self._edge)
         transport.set_protocol(self._link)
         self._link.connection_made(transport)
         transport.resume_reading()
@@ -192,7 +193,7 @@ class EdgeConnection:
     async def _dial(self, seconds: float) -> TLSTransport:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        lower = await self._plan.reach(self._edge, seconds)
+        lower = await self._plan.reach.dial(self._edge, seconds)
         try:
             return await handshake(
                 lower,
@@ -237,11 +238,6 @@ class EdgeConnection:
 def said(exc: Exception | None) -> str:
     """A link's end, for the log."""
     return "closed" if exc is None else (str(exc) or type(exc).__name__)[:200]
-
-
-def _is_local(peer: tuple[str, int] | None) -> bool:
-    """Whether a socket's other end is reached over loopback."""
-    return peer is not None and ip_address(peer[0].partition("%")[0]).is_loopback
 
 
 def _ignore(_: Notice) -> None:

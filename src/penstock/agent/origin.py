@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from penstock.errors import PenstockError, TunnelErrorCode
+from penstock.config.address import is_loopback
+from penstock.errors import PenstockError, TunnelErrorCode, UnavailableError
 from penstock.net import relay
 from penstock.net.dial import dial_tcp
 from penstock.net.transports import Parked, cut
@@ -67,16 +70,19 @@ class Origin:
         """Streams being relayed."""
         return len(self._live)
 
-    async def is_there(self) -> bool:
-        """Whether something listens at it; it is given a second, which is long for a machine's own loopback."""
-        if self._place is None:
+    async def has_left(self) -> bool:
+        """Whether nobody listens any more where the proxy was, on this machine's loopback: of another host nothing is known.
+
+        It is given a second, which is long there. What is no refusal, as where no file is left to ask with, tells nothing.
+        """
+        if self._place is None or not is_loopback(self._place[0]):
             return False
         try:
             transport = await dial_tcp(*self._place, timeout=1.0)
-        except PenstockError:
-            return False
+        except UnavailableError as exc:
+            return _is_refusal(exc.__cause__)
         cut(transport)
-        return True
+        return False
 
     def serve(self, stream: LinkStream) -> None:
         """Answer a request an edge opened."""
@@ -165,6 +171,13 @@ class _Awaiting(Parked):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._task.cancel()
+
+
+def _is_refusal(cause: BaseException | None) -> bool:
+    """Whether a dial was answered no; of a name with several addresses, asyncio tells no errno."""
+    if not isinstance(cause, OSError) or isinstance(cause, TimeoutError | socket.gaierror):
+        return False
+    return cause.errno not in {errno.EMFILE, errno.ENFILE}
 
 
 def _let_go(transport: asyncio.Transport | None) -> None:

@@ -26,6 +26,10 @@ class Reach:
 
     async def dial(self, edge: HostPort, timeout: float) -> asyncio.Transport:
         """An open connection, paused. UnavailableError says which of the two does not answer."""
-        if self._proxy is None or is_direct(edge.host, edge.port, self._no_proxy):
+        if self._proxy is None or self.is_direct(edge):
             return await dial_tcp(edge.host, edge.port, timeout=timeout)
         return await dial_through(self._proxy, edge.host, edge.port, context=self._context, timeout=timeout)
+
+    def is_direct(self, edge: HostPort) -> bool:
+        """Whether no proxy is in between."""
+        return self._proxy is None or is_direct(edge.host, edge.port, self._no_proxy)

@@ -118,7 +118,7 @@ class Agent:
             limits=limits,
             budget=WindowBudget(),
             serve=origin.serve,
-            reach=Reach(config).dial,
+            reach=Reach(config),
         )
         if self._admin is not None:
             await self._admin.start()
@@ -138,11 +138,9 @@ class Agent:
             raise
 
     async def _has_life(self) -> bool:
-        """Whether a link is up that needs no interface; or any, and the proxy is still beside us, where it can come back."""
-        links = self._connections
-        return any(link.is_local for link in links) or (
-            bool(links) and self._running is not None and await self._running.origin.is_there()
-        )
+        """Whether a link is up that needs no interface, or the proxy may still be beside us, where they can come back."""
+        running = self._running
+        return any(link.is_local for link in self._connections) or running is None or not await running.origin.has_left()
 
     async def stop(self) -> None:
         """Unregister, let streams finish within the grace period, end."""
@@ -181,26 +179,27 @@ class Agent:
             return
         try:
             token = await asyncio.to_thread(read_token, self._config)
-            trust = running.trust
-            if token.cas != running.token.cas and self._config.cacert is None:
-                trust = await asyncio.to_thread(read_trust, self._config, token)
+            if token != running.token:
+                await self._use(running, token)
         except PenstockError as exc:
             say = self._log.debug if self._token_is_bad else self._log.error
             self._token_is_bad = True
             say("token file not usable", error=exc.public, detail=exc.detail, hint=exc.hint)
             return
         self._token_is_bad = False
-        if token != running.token:
-            self._use(running, token, trust)
 
-    def _use(self, running: _Running, token: TunnelToken, trust: EdgeTrust) -> None:
+    async def _use(self, running: _Running, token: TunnelToken) -> None:
+        """From now on. ConfigError where its CAs cannot be used, and all stays as it was."""
+        trust = running.trust
+        if token.cas != running.token.cas and self._config.cacert is None:
+            trust = await asyncio.to_thread(read_trust, self._config, token)
+        plan = replace(running.plan, registration=self._registration(token), context=trust.context())
         is_another = (token.tunnel_id, token.account) != (running.token.tunnel_id, running.token.account)
-        running.token, running.trust = token, trust
-        running.plan = replace(running.plan, registration=self._registration(token), context=trust.context())
+        running.token, running.trust, running.plan = token, trust, plan
         self._log.info("tunnel token read again", tunnel=str(token.tunnel_id))
         if not self._config.edge and token.edges:
             running.supervisor.learn(_addresses(token.edges))
-        running.supervisor.use(running.plan, anew=is_another)
+        running.supervisor.use(plan, anew=is_another)
 
     def _noticed(self, notice: Notice) -> None:
         """An edge told which edges there are, and who signs them."""

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from penstock.agent import coverage
 from penstock.agent.connection import EdgeConnection, LinkPlan, RegistrationRefusedError
+from penstock.agent.held import Held
 from penstock.agent.slots import Outcome, Slot
 from penstock.errors import PenstockError, UnavailableError
 
@@ -32,33 +32,6 @@ _NEWS_SPREAD: Final = 5.0
 """Seconds over which agents that hear of a new edge move to it: thousands hear of it at once."""
 _COVER_TRIES: Final = 8
 _WELCOME_SECONDS: Final = 2.0
-
-
-@dataclass(eq=False)
-class Held:
-    """One registered link."""
-
-    slot: Slot
-    edge: HostPort
-    connection: EdgeConnection
-    since: float
-    replaced: asyncio.Future[Held | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """Done when its slot is to go on without it: with the link in its place, or None where that is still to be made."""
-    is_leaving: bool = False
-    worker: tuple[int, int] | None = None
-    """Which of its edge's workers holds it, and how many there are, where the edge says so."""
-    placed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when that was said."""
-
-    def place(self, worker: tuple[int, int]) -> None:
-        """The edge says where it is."""
-        self.worker = worker
-        self.placed.set()
-
-    def replace(self, by: Held | None) -> None:
-        """Let the slot go on; this link lives until its edge closes it."""
-        if not self.replaced.done():
-            self.replaced.set_result(by)
 
 
 class Supervisor:
@@ -156,8 +129,19 @@ class Supervisor:
     # --- one slot ---------------------------------------------------------------------------------------------------
 
     async def _keep(self, slot: Slot) -> None:
+        """One slot's links for as long as the agent runs; what nobody foresaw costs it a wait, and never the slot."""
         if slot.index:
             await self._first.wait()
+        while not self._stopping:
+            try:
+                await self._fill(slot)
+            except Exception as exc:  # noqa: BLE001 - it is told, and a link is wanted all the same
+                self._log.error("link failed", connIndex=slot.index, exc_info=exc)
+                self._first.set()
+                await self._pause(slot.wait_after(Outcome.UNREACHABLE))
+
+    async def _fill(self, slot: Slot) -> None:
+        """One link after the other; returns when the agent stops."""
         before: Held | None = None
         after: Held | None = None
         while not self._stopping:

@@ -54,3 +54,13 @@ class HostPort:
         return core_schema.no_info_plain_validator_function(
             cls.of, serialization=core_schema.to_string_ser_schema(), json_schema_input_schema=core_schema.str_schema()
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is named, is this machine: `localhost` or an address of loopback, IPv4's within IPv6 too."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    # Before 3.13 Python asks no mapped address what it is.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

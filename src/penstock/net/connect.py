@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import h11
 
+from penstock.config.address import is_loopback
 from penstock.errors import ConfigError, UnavailableError
 from penstock.net.dial import TIMEOUT, dial_tcp, handshake
 from penstock.net.streams import ByteStream
@@ -71,7 +72,7 @@ def is_direct(host: str, port: int, no_proxy: str) -> bool:
     """
     host = host.strip("[]").rstrip(".").lower()
     address = _address(host)
-    if host == "localhost" or (address is not None and address.is_loopback):
+    if is_loopback(host):
         return True
     return any(_matches(entry.strip().lower(), host, address, port) for entry in no_proxy.split(","))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 import re
 import uuid
@@ -100,11 +101,19 @@ def parse_place(member: object) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
     cas = tuple(_base64(ca, "CA certificate (member p.ca)") for ca in _strings(fields.get("ca"), MAX_CAS, "CAs (member p.ca)"))
     for edge in edges:
         match = _EDGE.fullmatch(edge)
-        if match is None or not 0 < int(match[1]) <= 65_535:
+        if match is None or not 0 < int(match[1]) <= 65_535 or (edge[0] == "[" and not _is_ipv6(edge[1 : edge.index("]")])):
             _refuse("the tunnel token names an edge that is not host:port")
     if not all(ca.startswith(b"\x30") and len(ca) <= MAX_CA for ca in cas):
         _refuse("the tunnel token's CA is not a DER certificate")
     return tuple(edges), cas
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _strings(value: object, limit: int, what: str) -> list[str]:
