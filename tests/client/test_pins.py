@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support import ca
+from tests.support.files import no_file_grows
 from tests.support.running_up import Tunnel, tunnel_to
 
 from penstock.client.pins import Pins, find_folder, parse_fingerprints
@@ -15,7 +18,6 @@ from penstock.tls import rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
     from penstock.tls.certs import Authority
     from penstock.tls.rules import CaCertificate
@@ -78,6 +80,22 @@ def test_without_a_folder_a_program_remembers_for_its_own_life() -> None:
     pins.remember(HOST, [OLD], NOW)
     with pytest.raises(CertificateError):
         pins.believed(HOST, [STRANGER], NOW)
+
+
+@pytest.mark.parametrize("fault", ["no folder can be made", "the disk is full"])
+def test_where_nothing_can_be_written_a_program_remembers_for_its_own_life_and_says_so_once(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_full = fault == "the disk is full"
+    pins = Pins(tmp_path if is_full else Path("/proc/pins"))
+    with no_file_grows() if is_full else contextlib.nullcontext():
+        for _ in range(2):
+            pins.remember(HOST, [OLD], NOW)
+    with pytest.raises(CertificateError):
+        pins.believed(HOST, [STRANGER], NOW)
+    (said,) = caplog.messages
+    assert said.startswith(f"the CAs of {HOST} are remembered only while this program runs: cannot write")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_ran_out_explains_no_successor(tmp_path: Path) -> None:

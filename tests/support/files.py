@@ -1,4 +1,4 @@
-"""A process that is out of files."""
+"""A process that may open no file, or write to none."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@contextlib.contextmanager
-def without_files() -> Iterator[None]:
+def without_files() -> contextlib.AbstractContextManager[None]:
     """Those that are open stay open, and no other can be."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, files[1]))
+    return _limited_to_none(resource.RLIMIT_NOFILE)
+
+
+def no_file_grows() -> contextlib.AbstractContextManager[None]:
+    """As on a disk that is full: a file can be made, and nothing written to it."""
+    return _limited_to_none(resource.RLIMIT_FSIZE)
+
+
+@contextlib.contextmanager
+def _limited_to_none(what: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (0, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        resource.setrlimit(what, (soft, hard))

@@ -5,8 +5,8 @@ engine makes a new namespace and the old one loses every interface but loopback.
 process that starts anew is put into the new one: so the agent ends, and its engine starts it.
 
 Links die of it only when their pings are not answered, seconds later. What tells a namespace that was left behind from one that
-was merely cut off, and may be given its interfaces back, is that nobody listens on its loopback any more: the proxy is elsewhere.
-Where the proxy never was on loopback the namespace is the agent's own, which an engine does not take away.
+was merely cut off, and may be given its interfaces back, is that nobody listens on loopback any more: the proxy is elsewhere.
+Where the proxy never was on loopback the namespace is the agent's own, which no engine takes away.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ says otherwise (`penstock pins forget HOST`). A fingerprint given by hand (`PENS
 call on.
 
 One file a host, of PEM certificates, below `~/.config/penstock/pins`; `PENSTOCK_PINS` names another folder, or `off`. Programs
-without a home remember for their own life.
+without a home, or with a folder that cannot be written, remember for their own life.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +20,17 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from penstock.config.files import private_folder, read_file, write_file
-from penstock.errors import CertificateError, ConfigError
+from penstock.errors import CertificateError, ConfigError, PenstockError
 from penstock.tls import certs, rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from penstock.tls.rules import CaCertificate
+
+_log: Final = logging.getLogger(
+    "penstock.client"
+)  # the standard library's: whoever imports this room has settled where it goes
 
 _SUFFIX: Final = ".pem"
 _KEPT: Final = 8
@@ -120,9 +125,14 @@ class Pins:
     def _keep(self, host: str, anchors: list[CaCertificate]) -> None:
         self._known[host] = anchors
         file = self._file(host)
-        if file is not None:
+        if file is None:
+            return
+        try:
             private_folder(file.parent, hint="PENSTOCK_PINS names another folder for the CAs to remember, or `off`")
             write_file(file, "".join(anchor.pem for anchor in anchors))
+        except (PenstockError, OSError) as exc:  # the call itself worked
+            why = f"{exc.public}; {exc.hint}" if isinstance(exc, PenstockError) else f"cannot write {file}: {exc.strerror}"
+            _log.warning("the CAs of %s are remembered only while this program runs: %s", host, why)
 
     def _file(self, host: str) -> Path | None:
         return self._folder / f"{host}{_SUFFIX}" if self._folder is not None else None
