@@ -129,6 +129,15 @@ async def test_a_proxy_that_does_not_connect_is_named_with_what_it_did(answer: b
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("name", ["b\xfccher.example.com", "a b", "a\r\nX: y"])
+async def test_a_proxy_is_not_asked_for_a_name_that_none_can_have(name: str) -> None:
+    async with Played() as played, asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="name is not known"):
+            await dial_through(HttpProxy("127.0.0.1", played.port), name, 7844)
+        assert played.asked == []
+
+
+@pytest.mark.anyio
 async def test_a_proxy_that_ends_early_or_is_not_there_is_named() -> None:
     async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

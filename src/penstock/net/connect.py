@@ -123,8 +123,14 @@ async def _connect(proxy: HttpProxy, transport: asyncio.Transport, host: str, po
     if proxy.authorization is not None:
         headers.append(("Proxy-Authorization", proxy.authorization.reveal()))
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD)
+    try:
+        head = http.send(h11.Request(method="CONNECT", target=target, headers=headers)) or b""
+    except (UnicodeError, h11.LocalProtocolError) as exc:
+        raise UnavailableError(
+            "the name is not known", detail=f"CONNECT to {host!a}: {exc}", hint="check the host's name"
+        ) from exc
     pipe = ByteStream.over(transport)
-    await pipe.write(http.send(h11.Request(method="CONNECT", target=target, headers=headers)) or b"")
+    await pipe.write(head)
     while True:
         try:
             event = http.next_event()
