@@ -18,7 +18,7 @@ class PenstockError(Exception):
 
     public: one sentence that may be shown to any peer, lower-case and without a full stop (it stands behind "error: ", or in a
     log line) unless it is published word for word. detail: what only the log may say. hint: what the person who
-    reads it can do next.
+    reads it can do next; a note of the exception too, so that a traceback shows it.
     """
 
     def __init__(self, public: str, *, detail: str | None = None, hint: str | None = None) -> None:
@@ -26,6 +26,8 @@ class PenstockError(Exception):
         self.public = public
         self.detail = detail
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class ConfigError(PenstockError):

@@ -32,6 +32,10 @@ def odd_server() -> MCPServer:
         return json.dumps(value)
 
     @server.tool()
+    def name(text: str, times: int = 1) -> str:
+        return text * times
+
+    @server.tool()
     def odd() -> CallToolResult:
         image = ImageContent(type="image", data="AAAA", mime_type="image/png")
         return CallToolResult(content=[TextContent(type="text", text=TEXT), image])
@@ -96,6 +100,24 @@ def test_a_value_is_json_where_it_parses_and_text_where_not(call: Callable[..., 
     assert json.loads(ended.out) == value
 
 
+@pytest.mark.parametrize("text", ["1", "true", "[1]", "null"])
+def test_what_the_tool_takes_as_text_only_is_text_whatever_it_looks_like(call: Callable[..., Ended], text: str) -> None:
+    ended = call("name", f"text={text}", "times=2")
+    assert (ended.code, ended.out, ended.err) == (0, f"{text * 2}\n", "")
+
+
+def test_a_wrong_path_is_named_with_the_usual_one(
+    command: Callable[..., Ended], url: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_PROFILE", url[1])
+    other = url[0].removesuffix("/mcp") + "/other"
+    for arguments in (("call", other, "say", "value=1"), ("tools", f"{other}?secret=1")):
+        ended = command(*arguments)
+        assert ended.code == 1
+        told = f"penstock: the MCP server answered 404 at {other}\n  hint: is the path right? most servers serve /mcp\n"
+        assert ended.err == told
+
+
 def test_a_tools_text_is_printed_as_it_is(call: Callable[..., Ended]) -> None:
     assert call("odd").out == f"{TEXT}\n[image]\n"
 
@@ -133,7 +155,7 @@ def test_tools_prints_a_name_a_tab_and_one_line_each(
     assert (ended.code, ended.err) == (0, "")
     assert "say\tSay it back.\n" in ended.out
     listed = json.loads(command("tools", url[0], "--json").out)
-    assert [tool["name"] for tool in listed] == ["say", "odd", "fails"]
+    assert [tool["name"] for tool in listed] == ["say", "name", "odd", "fails"]
 
 
 def test_a_tunnel_that_does_not_exist_is_one_line_with_a_hint(

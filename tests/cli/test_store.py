@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -63,6 +66,18 @@ def test_the_export_is_json_lines_on_stdout(run: Callable[..., Ended]) -> None:
     records = [json.loads(line) for line in ended.out.splitlines()]
     assert records
     assert {record["type"] for record in records} == {"api_key_created"}
+
+
+@pytest.mark.usefixtures("run")
+def test_an_export_whose_reader_leaves_ends_quietly(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "penstock.cli.main", "audit", "export", "--config", str(tmp_path / "control.yaml"))
+    for unbuffered in ("1", ""):  # met at the first line, and at the end
+        reader, writer = os.pipe()
+        os.close(reader)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, timeout=60, check=False)
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_backup_holds_the_store_and_is_never_overwritten(run: Callable[..., Ended], tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from penstock.client.refusals import refusal_of
@@ -18,6 +20,7 @@ def test_a_hops_refusal_keeps_its_code_and_text_and_says_what_to_do(code: Tunnel
     assert error.code is code
     assert error.public == f"In its own words. ({code.value})"
     assert error.hint
+    assert f"hint: {error.hint}" in "".join(traceback.format_exception(error))  # for whoever imports the client
 
 
 def test_a_refusal_without_a_text_is_its_code() -> None:

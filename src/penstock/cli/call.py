@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -21,7 +21,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print what the server said
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("tools", help="List the tools of an MCP server behind a tunnel.")(tools)
-    app.command("call", help="Call a tool: penstock call URL hello name=you. Values are JSON where they parse as such.")(call)
+    app.command(
+        "call",
+        help="Call a tool: penstock call URL hello name=you. Values are JSON where they parse as such and the tool takes it.",
+    )(call)
 
 
 def tools(url: Url, as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's way of a flag
@@ -45,9 +48,14 @@ def call(
     as_json: AsJson = False,  # noqa: FBT002 - typer's way of a flag
 ) -> None:
     """Print what the tool answers; exit 1 if it reports an error."""
-    values = _values(arguments or [])
+    texts = _texts(arguments or [])
+    values = {name: _json_or_text(text) for name, text in texts.items()}
 
     async def ask(session: Client) -> None:
+        if any(not isinstance(value, str) for value in values.values()):
+            for name in await _text_only(session, tool):
+                if name in values and not isinstance(values[name], str):
+                    values[name] = texts[name]
         result = await session.call_tool(tool, values)
         if as_json:
             data().print_json(result.model_dump_json(exclude_none=True))
@@ -60,17 +68,37 @@ def call(
     _in_session(url, ask)
 
 
-def _values(arguments: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _texts(arguments: list[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
     for argument in arguments:
         name, separator, text = argument.partition("=")
         if not separator or not name:
             raise ConfigError(f"{argument!r} is not NAME=VALUE", hint="for example name=you or count=3")
-        try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-    return values
+        texts[name] = text
+    return texts
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+async def _text_only(session: Client, tool: str) -> list[str]:
+    """The tool's arguments that take nothing but text: there `1` and `true` are text, and no number or truth."""
+    listed = await session.list_tools()
+    while not any(one.name == tool for one in listed.tools) and listed.next_cursor:
+        listed = await session.list_tools(cursor=listed.next_cursor)
+    schemas: list[dict[str, Any]] = [one.input_schema for one in listed.tools if one.name == tool]
+    members: Any = schemas[0].get("properties") if schemas else None
+    if not isinstance(members, dict):
+        return []
+    return [
+        name
+        for name, member in cast("dict[str, Any]", members).items()
+        if isinstance(member, dict) and cast("dict[str, Any]", member).get("type") == "string"
+    ]
 
 
 def _in_session(url: str, ask: Any) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TEXT_MOST: Final = 2048  # bytes; the tunnel's texts are one sentence
 _TOLD_MOST: Final = 64  # refusals remembered, for a session that goes on
 _NOTE: Final = "penstock"
+_NOT_FOUND: Final = 404
 _MISDIRECTED: Final = 421  # RFC 9110 15.5.20: what SDK servers answer to a Host they do not know
 _INTERNAL: Final = -32603  # JSON-RPC 2.0, 5.1
 _CLOSED: Final = -32000  # the SDK's "connection closed", which it also makes of a body that broke off
@@ -38,6 +39,7 @@ class SessionClient(httpx2.AsyncClient):
         super().__init__(**options)
         self._told: dict[str, PenstockError] = {}
         self._cut: Exception | None = None
+        self._not_found = ""  # where the latest answer was a 404 of the server's own
 
     async def send(
         self,
@@ -52,6 +54,7 @@ class SessionClient(httpx2.AsyncClient):
         response = await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         call = _call_id(request) if HEADER in response.headers or response.status_code == _MISDIRECTED else None
         if call is None:
+            self._not_found = _place(request) if response.status_code == _NOT_FOUND else ""
             response.stream = _Watched(response.stream, self)
             return response
         try:
@@ -72,6 +75,13 @@ class SessionClient(httpx2.AsyncClient):
             )
         if isinstance(exc, httpx2.NetworkError | httpx2.RemoteProtocolError) and not isinstance(exc, httpx2.ConnectError):
             return _cut(exc)
+        if self._not_found and not self.is_connected:  # later it is a session that the server has forgotten
+            return PenstockError(
+                f"the MCP server answered 404 at {self._not_found}",
+                hint="is the path right? most servers serve /mcp"
+                if not self._not_found.endswith("/mcp")
+                else "is what runs there an MCP server with Streamable HTTP, and is the path right?",
+            )
         data, code = getattr(exc, "data", None), getattr(exc, "code", None)  # of mcp's MCPError, not imported for that
         if isinstance(data, dict) and _NOTE in data:
             return self._told.get(str(cast("dict[str, Any]", data)[_NOTE]))
@@ -108,6 +118,11 @@ class _Watched(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _place(request: httpx2.Request) -> str:
+    """Without what a URL may hold besides: a password, a query."""
+    return f"{request.url.scheme}://{request.url.host}{request.url.path}"
 
 
 def _call_id(request: httpx2.Request) -> Any:

@@ -24,7 +24,7 @@ from penstock.secret import Secret
 from penstock.tls import contexts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
     from pathlib import Path
 
 _M = TypeVar("_M", bound=BaseModel)
@@ -214,7 +214,7 @@ class ControlClient:
         response = await self._send(method, path, json, params)
         return self._read(_AnyObject, response).root if response.content else {}
 
-    async def lines(self, path: str, params: Mapping[str, Any]) -> AsyncIterator[str]:
+    async def lines(self, path: str, params: Mapping[str, Any]) -> AsyncGenerator[str]:
         """The lines of an answer that may be longer than memory."""
         try:
             async with self._http.stream("GET", path, params=params, headers=self._headers) as response:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,7 +19,7 @@ from penstock.cli.store import settings_of
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from penstock.control.service import audit_log
 
@@ -98,19 +99,22 @@ def _export(
     asyncio.run(_print_all(lines))
 
 
-async def _print_all(lines: AsyncIterator[str]) -> None:
-    async for line in lines:
-        sys.stdout.write(line + "\n")
+async def _print_all(lines: AsyncGenerator[str]) -> None:
+    """Where the reader leaves, as `head` does, the lines' sources are closed from the inside out before the program ends."""
+    async with aclosing(lines):
+        async for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()  # here, where a pipe that is closed is met in order, and not while the interpreter ends
 
 
-async def _of_store(config: Path, asked: dict[str, Any]) -> AsyncIterator[str]:
+async def _of_store(config: Path, asked: dict[str, Any]) -> AsyncGenerator[str]:
     settings = settings_of(config)
     from penstock.control.service import audit_log  # noqa: PLC0415 - only when asked for
     from penstock.control.service.bootstrap import open_core  # noqa: PLC0415
 
     filters = audit_log.Filters(tuple(asked["type"]), asked["organization_id"], asked["actor_id"], asked["subject_id"])
-    async with open_core(settings) as core:
-        async for line in audit_log.export(core, filters):
+    async with open_core(settings) as core, aclosing(audit_log.export(core, filters)) as lines:
+        async for line in lines:
             yield line
 
 

@@ -15,7 +15,7 @@ from penstock.config.files import read_file
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from penstock.cli.resources.table import Command, Flag
 
@@ -53,12 +53,13 @@ async def perform(client: ControlClient, command: Command, path: str, body: Mapp
         return await client.ask(command.method, path, json=body if body or command.flags else None)
 
 
-async def lines_of(client: ControlClient, path: str, query: Mapping[str, Any]) -> AsyncIterator[str]:
+async def lines_of(client: ControlClient, path: str, query: Mapping[str, Any]) -> AsyncGenerator[str]:
     """The lines of an answer that may be longer than memory. Raises as `perform`."""
     async with client:
         with refused_as_failures():
-            async for line in client.lines(path, query):
-                yield line
+            async with contextlib.aclosing(client.lines(path, query)) as lines:
+                async for line in lines:
+                    yield line
 
 
 @contextlib.contextmanager
