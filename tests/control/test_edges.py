@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from penstock.control.service import presence
 from penstock.control.service.bootstrap import create_api_key, create_enrolment_token, revoke_api_key
 from penstock.schema.edges import SNAPSHOT_CONTEXT, Snapshot, fresh_message
 from penstock.tls import certs
@@ -37,7 +40,26 @@ async def test_an_edges_certificate_carries_its_own_name_the_stock_agents_names_
     assert len(base64.b64decode(enrolment["feed_key"])) == 32
 
 
-async def test_enrolling_again_under_a_name_replaces_the_edge_and_ends_its_credential(api: Api) -> None:
+async def test_the_name_of_an_edge_that_lives_is_not_given_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "_LEASE", timedelta(seconds=0.8))
+    first = (await api.enrol("edge-1")).json()
+    bearing = api.bearing(first["credential"])
+    report = {"incarnation": str(uuid4()), "links": []}
+    assert (await api.http.post("/penstock/v1/edge/presence", json=report, headers=bearing)).status_code == 200
+    refused = await api.enrol("edge-1")
+    assert refused.status_code == 409
+    assert "another edge is called 'edge-1' and is alive" in refused.json()["error"]["message"]
+    assert (await api.snapshot(first["credential"])).status_code == 200
+
+    async with asyncio.timeout(10):  # its lease runs out, for it says nothing more
+        while (taken := await api.enrol("edge-1")).status_code == 409:
+            await asyncio.sleep(0.05)
+    assert (await api.snapshot(first["credential"])).status_code == 401
+    replaced = [record for record in await api.audit_records() if record["type"] == "edge_replaced"]
+    assert [(r["edge_id"], r["replaced_by"]) for r in replaced] == [(first["edge_id"], taken.json()["edge_id"])]
+
+
+async def test_enrolling_again_under_a_dead_edges_name_replaces_it_and_ends_its_credential(api: Api) -> None:
     first = (await api.enrol("edge-1")).json()
     second = (await api.enrol("edge-1", agent_address="moved.example.com:7844")).json()
     other = (await api.enrol("edge-2")).json()

@@ -11,6 +11,7 @@ from tests.support.forwarder import Forwarder
 from tests.support.site import Echo, Origin, until
 
 from penstock.config.types import HostPort
+from penstock.edge import follow
 from penstock.edge.server import Edge
 from penstock.edge.state import StoredPage
 from penstock.errors import ConfigError, IdentityError, UnavailableError
@@ -252,6 +253,44 @@ async def test_a_refused_enrolment_ends_the_start_with_what_to_do(control: Contr
     assert "make a new one" in (raised.value.hint or "")
     assert raised.value.public == "the control plane refused to enrol this edge: the enrolment token is spent"
     assert raised.value.detail == "status 401"
+
+
+async def test_a_name_that_another_edge_has_is_asked_for_until_it_is_free(
+    control: Control, folder: Path, token_file: Path
+) -> None:
+    control.status = 409
+    async with control.running(), asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="does not enrol this edge: the name 'fresh' is taken") as raised:
+            await fresh(control, folder, enrolment_token_file=token_file, start_timeout=0.3).start()
+        assert "no other edge has" in (raised.value.hint or "")
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        tried = len(control.requests)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(edge.start())
+            await until(lambda: len(control.requests) > tried)
+            control.status = None
+        assert edge.why_not_ready() is None
+        await edge.stop()
+
+
+async def test_an_edge_that_control_no_longer_knows_is_not_ready_and_asks_seldom(
+    control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_UNKNOWN_BASE", 1.0)
+    monkeypatch.setattr(follow, "_UNKNOWN_CAP", 1.0)
+    async with control.running(), asyncio.timeout(20):
+        edge = fresh(control, folder, enrolment_token_file=token_file)
+        await edge.start()
+        assert edge.why_not_ready() is None
+        control.status = 401
+        control.publish()  # ends the poll
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: edge.why_not_ready() == "the control plane no longer knows this edge")
+        said = next(line for line in logs if line["event"] == "feed interrupted")
+        assert f"delete the folder {folder} (state_dir)" in said["hint"]
+        control.status = None
+        await until(lambda: edge.why_not_ready() is None)  # known again, from a backup
+        await edge.stop()
 
 
 async def test_a_control_plane_that_never_answers_ends_the_start(control: Control, folder: Path, token_file: Path) -> None:

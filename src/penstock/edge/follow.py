@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _WAIT: Final = 25  # seconds a long poll stays: below the 30 s at which common proxies cut
 _ANSWER: Final = 10.0  # seconds for anything but the wait
+_UNKNOWN_BASE: Final = 5.0  # seconds; control that no longer knows an edge rarely learns of it again (from a backup)
+_UNKNOWN_CAP: Final = 60.0
 _SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane that is not there yet
 _FIRST_PULL: Final = 5.0  # seconds a restart waits for news before it goes on with what is on disk
 _MAX_BODY: Final = 256 * 1024 * 1024  # as in `state`
@@ -47,6 +49,10 @@ _ANY: Final = -1  # older than every version
 _FEED: Final = "penstock-feed"
 _SIGNATURE: Final = "penstock-signature"
 _FRESH: Final = "penstock-fresh"
+
+
+class UnknownEdgeError(IdentityError):
+    """Control refuses this edge's credential: it was revoked, or another edge enrolled under its name."""
 
 
 class Follower:
@@ -72,6 +78,8 @@ class Follower:
         self._log = log
         self._kept = Kept(state, log, writes=not config.worker)
         self._is_whole_wanted = False
+        self.is_unknown = False
+        """Control answers, and refuses this edge's credential."""
         self._poll: asyncio.Timeout | None = None
         self._client = httpx2.AsyncClient(
             base_url=config.control_url,
@@ -151,20 +159,23 @@ class Follower:
         waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=5.0)
         loop = asyncio.get_running_loop()
         said = -_SAID_AGAIN
+        last: UnavailableError | None = None
         try:
             async with asyncio.timeout(self._config.start_timeout):
                 while True:
                     try:
                         return await self._post(request, token)
                     except UnavailableError as exc:
+                        last = exc
                         if loop.time() - said >= _SAID_AGAIN:
                             said = loop.time()
                             self._log.warning("not enrolled yet", reason=exc.public, detail=exc.detail, hint=exc.hint)
                         await asyncio.sleep(waits.next())
         except TimeoutError:
             raise UnavailableError(
-                f"the control plane at {self._config.control_url} does not enrol this edge",
-                hint="check control_url, and that control runs",
+                f"the control plane at {self._config.control_url} does not enrol this edge"
+                + (f": {last.public}" if last else ""),
+                hint=(last.hint if last else None) or "check control_url, and that control runs",
             ) from None
 
     async def _post(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
@@ -176,6 +187,12 @@ class Follower:
             raise self._no_answer(exc) from exc
         if response.status_code >= 500 or response.status_code == 429:
             raise UnavailableError("the control plane is busy", detail=f"status {response.status_code}")
+        if response.status_code == 409:  # by an edge that lives; by this one's last run only until its lease is over
+            raise UnavailableError(
+                f"the name {request.name!r} is taken: {_sentence(response)}",
+                detail="status 409",
+                hint="set name to one that no other edge has; a name is free again some seconds after its edge stopped",
+            )
         if response.status_code not in {200, 201}:
             raise IdentityError(
                 f"the control plane refused to enrol this edge: {_sentence(response)}",
@@ -213,23 +230,29 @@ class Follower:
             hint="is it running, is control_url right, and does a firewall let this machine reach it?",
         )
 
-    def _unknown(self) -> IdentityError:
-        return IdentityError(
+    def _unknown(self) -> UnknownEdgeError:
+        return UnknownEdgeError(
             "the control plane no longer knows this edge",
-            hint=f"remove {self._config.state_dir} and start with an enrolment token to enrol again",
+            hint=f"delete the folder {self._config.state_dir} (state_dir) and start with an enrolment token to enrol again",
         )
 
     # --- following --------------------------------------------------------------------------------------------------
 
     async def follow(self, identity: EdgeIdentity) -> None:
         """Long polls, one after the other, for ever."""
-        waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=2.0)  # 5 s is what a revocation may take
+        random = secrets.SystemRandom().random
+        away = Backoff(random, base=0.2, cap=2.0)  # 5 s is what a revocation may take
+        unknown = Backoff(random, base=_UNKNOWN_BASE, cap=_UNKNOWN_CAP, floor=1.0)
         while True:
             try:
                 await self._next(identity)
-                waits.reset()
+                self.is_unknown = False
+                away.reset()
+                unknown.reset()
             except PenstockError as exc:
                 self._feed.is_interrupted = True
+                self.is_unknown = isinstance(exc, UnknownEdgeError)
+                waits = unknown if self.is_unknown else away
                 self._log.warning("feed interrupted", reason=exc.public, detail=exc.detail, hint=exc.hint)
                 await asyncio.sleep(waits.next())
             except Exception:

@@ -118,6 +118,8 @@ class Edge:
             return "not started"
         if self._following is None or self._following.done():
             return "the control plane is not followed"
+        if self._follower.is_unknown:
+            return "the control plane no longer knows this edge"
         return "no word from the control plane" if self.feed.is_stale else None
 
     # --- life -------------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class EdgeState:
         except (ValidationError, UnicodeDecodeError, ValueError):
             raise ConfigError(
                 f"{self._enrolment}: not an edge's enrolment",
-                hint=f"remove {self._folder} and start with an enrolment token to enrol again",
+                hint=f"delete the folder {self._folder} (state_dir) and start with an enrolment token to enrol again",
             ) from None
 
     def save_identity(self, identity: EdgeIdentity) -> None:
@@ -156,7 +156,7 @@ class EdgeState:
         except ValueError:
             raise ConfigError(
                 f"{self._version}: not a version",
-                hint=f"remove {self._folder} and start with an enrolment token to enrol again",
+                hint=f"delete the folder {self._folder} (state_dir) and start with an enrolment token to enrol again",
             ) from None
 
     def confirm_snapshot(self, confirmed_at: float) -> None:

@@ -64,6 +64,7 @@ ACTIVITIES: Final[dict[str, tuple[str, ...]]] = {
     "enrolment_token_created": ("enrolment_token_id",),
     "enrolment_token_revoked": ("enrolment_token_id",),
     "edge_revoked": ("edge_id", "name"),
+    "edge_replaced": ("edge_id", "name", "replaced_by"),
     "edge_enrolled": ("edge_id", "name", "enrolment_token_id", "serial"),
     "edge_certificate_renewed": ("edge_id", "name", "serial"),
     "master_key_rotated": ("master_key_id",),

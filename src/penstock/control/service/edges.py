@@ -11,7 +11,7 @@ from penstock import ids
 from penstock.config.types import HostPort
 from penstock.control.auth import keys, principals
 from penstock.control.errors import ApiError
-from penstock.control.service import audit, edge_certificates, roots
+from penstock.control.service import audit, edge_certificates, presence, roots
 from penstock.control.storage import tables
 from penstock.control.storage.database import advance_feed
 from penstock.protocol.hosts import normalize_host
@@ -28,6 +28,8 @@ from penstock.tls import certs
 from penstock.tls.names import edge_server_name, is_edge_name
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.auth.actors import Acting
@@ -36,8 +38,9 @@ if TYPE_CHECKING:
 
 
 async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> EdgeEnrolment:
-    """Make an edge, or make it anew: a second enrolment under one name replaces the first, whose credential then ends.
+    """Make an edge, or make it anew: an enrolment under the name of one that is dead replaces it, whose credential then ends.
 
+    One that lives is not replaced: two machines that were given one name would knock each other out. ApiError 409 then.
     The token is looked at inside the writing transaction, so that a single-use one is spent exactly once.
     """
     server_name, callers, agents = _checked(request)
@@ -46,13 +49,17 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
     edge_id, credential = core.new_id(ids.EDGE), keys.make(keys.Kind.EDGE, core.entropy)
     async with core.database.write() as connection:
         enrolment = await principals.enrolment(connection, token)
+        replaced = await _replaceable(connection, request.name, now)
         if core.config.single_use_enrolment:
             spent = update(tables.enrolment_tokens).where(tables.enrolment_tokens.c.id == enrolment.id)
             await connection.execute(spent.values(spent_at=now))
         certificate = await edge_certificates.issue(
             core, connection, public_key, server_name=server_name, hosts=(callers.host, agents.host)
         )
-        await connection.execute(delete(tables.edges).where(tables.edges.c.name == request.name))
+        if replaced is not None:
+            await connection.execute(delete(tables.edges).where(tables.edges.c.id == replaced))
+            ended = {"edge_id": replaced, "name": request.name, "replaced_by": edge_id}
+            await audit.record(core, connection, enrolment, "edge_replaced", ended)
         await connection.execute(
             insert(tables.edges).values(
                 id=edge_id,
@@ -82,6 +89,19 @@ async def enrol(core: Core, token: Secret, request: EdgeEnrolmentRequest) -> Edg
             caller_ca_pem=await roots.all_caller_cas_pem(connection),
             feed_key=await roots.feed_public_key(connection),
         )
+
+
+async def _replaceable(connection: AsyncConnection, name: str, now: datetime) -> str | None:
+    """The id of the edge that has this name and is dead; None when the name is free. Raises ApiError 409."""
+    t = tables.edges
+    edge_id: str | None = await connection.scalar(select(t.c.id).where(t.c.name == name))
+    if edge_id is not None and await presence.lives(connection, edge_id, now):
+        raise ApiError(
+            "conflict_error",
+            f"name: another edge is called {name!r} and is alive",
+            hint="give every edge a name of its own; one that lost its state folder has its name back seconds after it stopped",
+        )
+    return edge_id
 
 
 async def list_all(core: Core) -> EdgeList:

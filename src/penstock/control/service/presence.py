@@ -65,6 +65,12 @@ async def withdraw(core: Core, edge: Edge, incarnation: str) -> None:
         await connection.execute(delete(_l).where(_l.c.incarnation == incarnation, _l.c.edge_id == edge.id))
 
 
+async def lives(connection: AsyncConnection, edge_id: str, now: datetime) -> bool:
+    """Whether a process of this edge was heard so lately that its lease is current."""
+    lease = select(_l.c.incarnation).where(_l.c.edge_id == edge_id, _l.c.expires_at > now)
+    return (await connection.execute(lease.limit(1))).first() is not None
+
+
 async def ranks(connection: AsyncConnection, wire_id: str, now: datetime) -> dict[str, int]:
     """How good each live edge is for a tunnel's callers, by edge id: 0 holds it, 1 lives. Others are not in it."""
     live = select(_l.c.edge_id, func.count(_k.c.id).label("links"))
