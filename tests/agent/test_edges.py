@@ -38,6 +38,23 @@ def test_an_edge_that_failed_is_left_out_for_a_while_and_tried_when_there_is_no_
     assert edges.choose({}, 0.0) == B
 
 
+def test_an_agent_that_is_cut_off_also_goes_where_its_token_says() -> None:
+    edges = Edges([A], offset=0.0)
+    edges.learn([B, C])
+    edges.avoid(B, 30.0)
+    assert edges.choose({}, 0.0, is_cut_off=True) == C  # not all that was learned has failed
+    edges.avoid(C, 60.0)
+    assert edges.choose({}, 0.0) == B  # a link is held: what was learned holds
+    assert edges.choose({}, 0.0, is_cut_off=True) == A
+    edges.avoid(A, 90.0)
+    assert edges.choose({}, 0.0, is_cut_off=True) == B
+    assert edges.choose({}, 60.0, is_cut_off=True) == B
+    edges.avoid(B, 99.0)
+    edges.avoid(C, 99.0)
+    edges.give([A, C])
+    assert edges.choose({}, 95.0, is_cut_off=True) == A
+
+
 def test_an_empty_list_teaches_nothing_and_a_known_one_is_no_news() -> None:
     edges = Edges([A, B], offset=0.0)
     assert not edges.learn([])

@@ -245,6 +245,23 @@ async def test_edges_and_their_ca_are_learned_over_a_link(site: Site) -> None:
                 assert agent.links == 4
 
 
+async def test_an_agent_that_was_told_of_an_edge_where_nobody_answers_goes_back_to_its_tokens(site: Site) -> None:
+    going = Edge(site.edge_config("edge-1", **EDGE))
+    await going.start()
+    address = going.agents_address
+    async with Origin(Echo) as origin, agent_at(site, address, url=origin.url):
+        site.agent_edges = ("127.0.0.1:9",)  # an advertised address that was wrong
+        with capture_logs() as lines:
+            site.publish(going)
+            await until(lambda: any(line["event"] == "edges learned" for line in lines), seconds=10)
+        await going.stop()
+        back = Edge(site.edge_config("edge-1", agents_addr=str(address), **EDGE))
+        await back.start()
+        await until(lambda: links_of(back) == 4, seconds=20)
+        await site.hang_up()
+    await back.stop()
+
+
 async def test_a_ca_that_no_trusted_one_signed_is_not_learned(site: Site) -> None:
     stranger = ca.ca("edge-ca")
     async with Origin(Echo) as origin, site.edge(**EDGE) as one, agent_at(site, one.agents_address, url=origin.url, links=1):

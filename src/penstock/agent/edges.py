@@ -11,18 +11,29 @@ if TYPE_CHECKING:
 
 
 class Edges:
-    """The edges known now. `offset`: agents differ in where they begin, or all would fill the first edge."""
+    """The edges known now: those that were given first, then those that were learned over links.
+
+    The given ones stay as a last resort: an edge that advertised an address where nobody answers must not be all that is left.
+    `offset`: agents differ in where they begin, or all would fill the first edge.
+    """
 
     def __init__(self, addresses: Iterable[HostPort], *, offset: float) -> None:
         self._offset = offset
         self._addresses: tuple[HostPort, ...] = ()
+        self._given: tuple[HostPort, ...] = ()
         self._avoided: dict[HostPort, float] = {}
-        self.learn(addresses)
+        self.give(addresses)
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
         """In the order in which this agent prefers them, each once."""
         return self._addresses
+
+    def give(self, addresses: Iterable[HostPort]) -> bool:
+        """The token's, or a setting's: all edges now, and where to go when all that is learned later fails."""
+        given = tuple(addresses)
+        self._given = given or self._given
+        return self.learn(given)
 
     def learn(self, addresses: Iterable[HostPort]) -> bool:
         """These are all edges now; False when that is nothing new. An empty list changes nothing."""
@@ -41,9 +52,15 @@ class Edges:
         """A link is registered there."""
         self._avoided.pop(edge, None)
 
-    def choose(self, held: Mapping[HostPort, int], now: float) -> HostPort:
-        """Where the next link goes: the edge with the fewest of ours (`held`), avoided ones last, the longest-avoided first."""
-        return min(self._addresses, key=lambda edge: (self._until(edge, now), held.get(edge, 0)))
+    def choose(self, held: Mapping[HostPort, int], now: float, *, is_cut_off: bool = False) -> HostPort:
+        """Where the next link goes: the edge with the fewest of ours (`held`), avoided ones last, the longest-avoided first.
+
+        `is_cut_off`: none of these edges has a link of ours, so with all edges failing the given ones are tried as well.
+        """
+        edges = self._addresses
+        if is_cut_off and all(self._until(edge, now) for edge in edges):
+            edges += tuple(edge for edge in self._given if edge not in edges)
+        return min(edges, key=lambda edge: (self._until(edge, now), held.get(edge, 0)))
 
     def others(self, edge: HostPort, now: float) -> bool:
         """Whether a link of `edge` could go elsewhere now."""

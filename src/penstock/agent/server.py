@@ -198,7 +198,7 @@ class Agent:
         running.token, running.trust, running.plan = token, trust, plan
         self._log.info("tunnel token read again", tunnel=str(token.tunnel_id))
         if not self._config.edge and token.edges:
-            running.supervisor.learn(_addresses(token.edges))
+            running.supervisor.learn(_addresses(token.edges), are_given=True)
         running.supervisor.use(plan, anew=is_another)
 
     def _noticed(self, notice: Notice) -> None:

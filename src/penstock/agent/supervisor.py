@@ -78,6 +78,11 @@ class Supervisor:
         """Links that are registered now and not about to go."""
         return sum(not held.is_leaving for held in self._held)
 
+    @property
+    def _is_cut_off(self) -> bool:
+        """No edge that is known now has a link of ours."""
+        return not any(held.edge in self._edges.addresses for held in self._held)
+
     async def until_registered(self) -> None:
         """Returns when a link is registered."""
         await self._some.wait()
@@ -102,9 +107,9 @@ class Supervisor:
             for held in self._held:
                 held.replace(None)
 
-    def learn(self, edges: Sequence[HostPort]) -> None:
-        """These are all edges now."""
-        if self._edges.learn(edges):
+    def learn(self, edges: Sequence[HostPort], *, are_given: bool = False) -> None:
+        """These are all edges now; `are_given` by the token and not by an edge."""
+        if self._edges.give(edges) if are_given else self._edges.learn(edges):
             self._log.info("edges learned", edges=[str(edge) for edge in self._edges.addresses])
             self._news.set()
 
@@ -164,7 +169,7 @@ class Supervisor:
     async def _register(self, slot: Slot) -> Held | None:
         """Try until a link is registered; None when the agent stops before."""
         while not self._stopping:
-            edge = self._edges.choose(self._claims, self._clock())
+            edge = self._edges.choose(self._claims, self._clock(), is_cut_off=self._is_cut_off)
             try:
                 return await self._try(slot, edge)
             except RegistrationRefusedError as exc:
