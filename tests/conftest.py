@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import structlog
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A busy machine is no defect of the code: an example's time is not a verdict (the library's default ends at 200 ms).
 settings.register_profile("penstock", settings(deadline=None))
@@ -16,6 +21,14 @@ def _plain_tracebacks() -> None:
     """Where structlog is not configured it draws tracebacks with every local variable: a second each."""
     printed = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, printed])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_remembered_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What callers remember of tunnels goes into a folder of the run, not into that of who runs it; processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENSTOCK_PINS", str(tmp_path_factory.mktemp("pins")))
+        yield
 
 
 @pytest.fixture
