@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from tests.support.ca import HOST
 from tests.support.following import Control, fresh
 from tests.support.rawagent import accept, raw_agent
+from tests.support.recording import settle
 from tests.support.site import AWAY, tunnel, until
 
 from penstock.edge.state import StoredPage
-from penstock.protocol.http2.frames import SETTING, FrameType, SettingId, frame
+from penstock.net.streams import ByteStream
+from penstock.protocol import events, metadata
+from penstock.protocol.http2.frames import SETTING, ErrorCode, FrameType, SettingId, frame
 from penstock.protocol.notice import FEATURE
 from penstock.schema.edges import DELTA_CONTEXT, Delta
 
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     from tests.support.site import Site
 
     from penstock.edge.server import Edge
-    from penstock.net.streams import ByteStream
 
 pytestmark = pytest.mark.anyio
 
@@ -203,3 +206,64 @@ async def test_a_word_that_is_no_signature_is_not_believed_and_the_feed_goes_on(
             await until(lambda: any(line["event"] == "feed interrupted" for line in logs))
             assert edge.feed.version == version
         await until(lambda: edge.feed.version > version)
+
+
+@pytest.mark.parametrize("presence", [500, 0], ids=["refused", "unanswered"])
+async def test_reports_that_fail_while_the_feed_works_cost_a_poll_at_most(
+    site: Site, folder: Path, presence: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.edge.reports._REPORT", 0.05)
+    monkeypatch.setattr("penstock.edge.presence._EVERY", 0.02)
+    async with following(site, folder) as (control, edge):
+
+        def asked(what: str) -> int:
+            return sum(target.endswith(what) for target, _ in control.requests)
+
+        await until(lambda: asked("snapshot") >= 3 and asked("presence") >= 1)  # the third stays
+        control.presence = presence
+        polls, reports = asked("snapshot"), asked("presence")
+        await until(lambda: asked("presence") >= reports + 10)
+        assert asked("snapshot") <= polls + (
+            2 if presence == 0 else 1
+        )  # in doubt: one that says at once, and the next long one
+        assert not edge.feed.is_interrupted
+        control.publish()
+        await until(lambda: edge.feed.version == control.version)
+
+
+async def test_a_refusal_whose_text_is_reset_is_passed_on_and_its_caller_counted_no_more(site: Site) -> None:
+    async with site.edge(limits={"callers": 2}) as edge, raw_agent(site, edge) as agent:
+        await agent.register()
+        for _ in range(4):
+            asking = asyncio.gather(site.ask(edge))
+            stream = await agent.streams.get()
+            stream.respond([(b":status", b"404"), (metadata.RESPONSE_META, metadata.META_ORIGIN)])
+            await settle()
+            agent.link._http.reset_stream(stream.id, ErrorCode.REFUSED_STREAM)
+            agent.link._flush_soon()
+            ((response, _),) = await asking
+            assert response.status == 404
+        await until(lambda: edge.ingress.waiting == 0)
+
+
+async def test_a_fault_that_nobody_foresaw_is_said_and_answers_the_caller(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.edge.ingress.admit_caller", lambda *_: 1 / 0)
+    async with site.edge() as edge:
+        with structlog.testing.capture_logs() as logs:
+            response, _ = await site.ask(edge)
+        assert (response.status, response.header(b"penstock-error")) == (502, b"agent_unavailable")
+        assert [line["error"] for line in logs if line["event"] == "background task failed"] == ["ZeroDivisionError"]
+        assert edge.ingress.waiting == 0
+
+
+async def test_callers_that_the_feed_does_not_know_are_counted_while_they_wait_for_events(site: Site) -> None:
+    site.callers = ()
+    async with site.edge(limits={"callers": 2}) as edge:
+        asked = b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (events.PATH.encode(), HOST.encode())
+        held = [ByteStream.over(await site.dial(edge)) for _ in range(2)]
+        for stream in held:
+            await stream.write(asked)
+        await until(lambda: edge.ingress.waiting == 2)
+        third = ByteStream.over(await site.dial(edge))
+        await third.write(asked)
+        assert b"rate_limited" in await third.read(65_536)

@@ -31,6 +31,8 @@ class Control:
     status: int | None = None
     replayed: str | None = None
     """The nonce of an old answer, which is told again."""
+    presence: int | None = None
+    """The status that reports are answered with; 0 for no answer."""
     delta: StoredPage | None = None
     """What is answered to those who take a delta."""
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -90,6 +92,10 @@ class Control:
             enrolment = self.site.enrolment(request.name, certs.load_csr(request.csr_pem))
             return 200, enrolment.model_dump_json().encode(), ""
         if target.startswith("/penstock/v1/edge/presence"):
+            if self.presence == 0:
+                await asyncio.Event().wait()
+            if self.presence is not None:
+                return self.presence, b"", ""
             return 200, b'{"is_known": true, "holders": {}}', ""
         asked = dict(parse_qsl(target.partition("?")[2]))
         if int(asked["after"]) >= self.version:

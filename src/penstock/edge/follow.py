@@ -80,6 +80,7 @@ class Follower:
         self._is_whole_wanted = False
         self.is_unknown = False
         """Control answers, and refuses this edge's credential."""
+        self._is_doubted = False
         self._poll: asyncio.Timeout | None = None
         self._client = httpx2.AsyncClient(
             base_url=config.control_url,
@@ -253,6 +254,7 @@ class Follower:
                 self._feed.is_interrupted = True
                 self.is_unknown = isinstance(exc, UnknownEdgeError)
                 waits = unknown if self.is_unknown else away
+                self._is_doubted = False
                 self._log.warning("feed interrupted", reason=exc.public, detail=exc.detail, hint=exc.hint)
                 await asyncio.sleep(waits.next())
             except Exception:
@@ -260,9 +262,12 @@ class Follower:
                 raise  # to who began this, which begins it again
 
     def doubt(self) -> None:
-        """Control does not answer on another connection: what a poll waits on may be dead, too, and is tried anew."""
-        if self._poll is not None and not self._feed.is_interrupted:
-            self._feed.is_interrupted = True
+        """Control does not answer on another connection: what a poll waits on may be dead, too, and is tried anew.
+
+        Once; a doubt that proved wrong is not raised again before a poll has run its time.
+        """
+        if self._poll is not None and not self._is_doubted:
+            self._is_doubted = self._feed.is_interrupted = True
             self._poll.reschedule(asyncio.get_running_loop().time())
 
     async def _next(self, identity: EdgeIdentity) -> None:
@@ -273,6 +278,7 @@ class Follower:
         try:
             async with asyncio.timeout(None) as self._poll:
                 await self._pull(identity, wait=math.ceil(min(_WAIT, self._kept.due_in)))
+            self._is_doubted = False
         except TimeoutError:
             return  # in doubt
         finally:

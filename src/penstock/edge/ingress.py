@@ -83,7 +83,7 @@ class Ingress:
         self._tasks = tasks
         self._log = log
         self.waiting = 0
-        """Callers whose stream is being decided on and opened."""
+        """Callers that wait for an answer: for a stream, or for events."""
         self._stopping = False
         self.streams = LiveStreams(metrics, log)
         self.events = Events(limits.callers)
@@ -147,20 +147,31 @@ class Ingress:
         request.on_gone = lambda: _cancel(task)
 
     async def _serve(self, request: UpgradeRequest, who: _Who) -> None:
-        self.waiting += 1
-        self._metrics.callers.set(self.waiting)
-        seat: Seat | None = None
-        try:
+        with self._deciding(request):
             asked = await who(request)
             admission = await self._admit(asked.identity, request.host)
-            seat = self._quotas.take(admission.tunnel)
-            if await self._carry(asked, admission, request, seat):
-                seat = None  # the stream's, from now on
+            seat: Seat | None = self._quotas.take(admission.tunnel)
+            try:
+                if await self._carry(asked, admission, request, seat):
+                    seat = None  # the stream's, from now on
+            finally:
+                if seat is not None:
+                    seat.release()
+
+    @contextlib.contextmanager
+    def _deciding(self, request: UpgradeRequest) -> Generator[None]:
+        """It counts as waiting until it is answered, and answered it is: also where a fault that nobody foresaw ends this."""
+        self.waiting += 1
+        self._metrics.callers.set(self.waiting)
+        try:
+            yield
         except TunnelError as exc:
             self._refuse(request, exc)
+        except Exception:
+            if not request.is_decided:
+                self._refuse(request, unavailable("this edge failed"))
+            raise
         finally:
-            if seat is not None:
-                seat.release()
             self.waiting -= 1
             self._metrics.callers.set(self.waiting)
             request.on_gone = None
@@ -229,7 +240,7 @@ class Ingress:
 
     async def _subscribe(self, request: UpgradeRequest) -> None:
         """A caller asks for events."""
-        try:
+        with self._deciding(request):
             identity = (await self._asked_over_tls(request)).identity
             await self._in_feed(lambda directory: identity.serial in directory.callers)
             with self._perhaps_newer(identity.serial):
@@ -237,10 +248,6 @@ class Ingress:
             self.events.accept(request, caller.serial)
             if self._stopping:
                 self.events.tell(Event(events.DRAINING), (identity.serial,))
-        except TunnelError as exc:
-            self._refuse(request, exc)
-        finally:
-            request.on_gone = None
 
     async def _asked_over_tls(self, request: UpgradeRequest) -> Asked:
         der = presented(request)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from penstock.edge.answers import BODY_LIMIT, Answer, answer_of, refusal, stream_request
 from penstock.edge.routing import choose
-from penstock.errors import TunnelError, TunnelErrorCode
+from penstock.errors import PenstockError, TunnelError, TunnelErrorCode
 from penstock.net.link import LinkStream, StreamLostError, StreamRefusedError
 from penstock.net.streams import ByteStream
 from penstock.protocol.errors import LocalProtocolError
@@ -42,7 +42,7 @@ class Opened:
             async with asyncio.timeout(seconds):
                 while len(body) < BODY_LIMIT and (data := await pipe.read(BODY_LIMIT - len(body))):
                     body += data
-        except (TimeoutError, ConnectionError):
+        except (PenstockError, OSError):
             pass  # the status is what counts
         finally:
             self.stream.abort()

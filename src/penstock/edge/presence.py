@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID, uuid4
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, UnavailableError
 from penstock.schema.edges import LinkReport, LinkUsage, PresenceAnswer, PresenceReport
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ _GATHER: Final = 0.05  # an agent's links come and go together: one report for t
 _GOODBYE: Final = 2.0  # a stop does not wait longer for a control plane that is away
 
 
+class SilenceError(UnavailableError):
+    """The control plane did not answer at all."""
+
+
 class Reporter(Protocol):
-    """How a report gets to the control plane. Raises PenstockError."""
+    """How a report gets to the control plane. Raises PenstockError; SilenceError where there is no answer."""
 
     async def report(self, report: PresenceReport) -> PresenceAnswer:
         """The answer."""
@@ -84,7 +88,8 @@ class Presence:
                 if heard:  # the feed's follower says the rest, and often enough
                     self._log.warning("presence not reported", reason=exc.public, detail=exc.detail)
                 heard = False
-                self._on_silence()
+                if isinstance(exc, SilenceError):
+                    self._on_silence()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):  # not `wait_for`: before 3.12 that loses a cancellation
                     await self._changed.wait()

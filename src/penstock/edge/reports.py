@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 from pydantic import ValidationError
 
+from penstock.edge.presence import SilenceError
 from penstock.errors import UnavailableError
 from penstock.schema.edges import PresenceAnswer, PresenceReport
 
@@ -40,7 +41,7 @@ class ControlReporter:
         try:
             response = await self._client.request(method, path, json=body, headers=self._headers, timeout=_REPORT)
         except httpx2.HTTPError as exc:
-            raise UnavailableError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
+            raise SilenceError("the control plane does not answer", detail=str(exc) or type(exc).__name__) from exc
         if response.status_code not in {200, 204}:
             raise UnavailableError("the control plane took no report", detail=f"status {response.status_code}")
         return response
