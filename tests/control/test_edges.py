@@ -129,6 +129,29 @@ async def test_that_nothing_is_newer_is_signed_for_who_asked_now(api: Api) -> No
                 key.verify(fresh, other)
 
 
+async def test_a_change_that_was_taken_over_by_half_is_missing_from_no_later_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credential = (await api.enrol()).json()["credential"]
+    held = (await api.snapshot(credential)).json()
+    tunnel = await api.tunnel()
+    with monkeypatch.context() as broken:
+        broken.setattr("penstock.control.service.feed_state.FeedState.advance", lambda *_: 1 / 0)
+        assert (await api.snapshot(credential, after=held["version"], delta=held["mark"])).status_code == 500
+    response = await api.snapshot(credential, after=held["version"], delta=held["mark"])
+    assert tunnel["id"] in [record["id"] for record in response.json()["tunnels"]]
+
+
+async def test_marks_that_an_edge_makes_up_cost_control_no_second_signature_of_the_whole(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credential = (await api.enrol()).json()["credential"]
+    whole = (await api.snapshot(credential)).content
+    monkeypatch.setattr("penstock.control.service.feed._signed", lambda *_: 1 / 0)
+    for number in range(66):
+        assert (await api.snapshot(credential, delta=f"{number:032x}")).content == whole
+
+
 async def test_a_snapshot_tells_tunnels_with_verifiers_and_counts_of_certificates(api: Api) -> None:
     credential = (await api.enrol()).json()["credential"]
     tunnel, gone = await api.tunnel(), await api.tunnel()

@@ -99,10 +99,10 @@ class Api:
             query = select(tables.audit.c.body).order_by(tables.audit.c.position)
             return [json.loads(body) for body in (await connection.execute(query)).scalars()]
 
-    async def snapshot(self, credential: str, *, after: int = -1, wait: float = 0) -> httpx2.Response:
+    async def snapshot(self, credential: str, *, after: int = -1, wait: float = 0, **asked: str) -> httpx2.Response:
         return await self.http.get(
             "/penstock/v1/edge/snapshot",
-            params={"after": after, "wait": wait},
+            params={"after": after, "wait": wait, **asked},
             headers=self.bearing(credential),
             timeout=20,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from penstock.errors import IdentityError
@@ -48,25 +48,36 @@ class Directory:
             news=Notice(edges=snapshot.agent_edges[:MAX_EDGES], cas=_ders(snapshot.edge_ca_pem)),
         )
 
-    def after(self, delta: Delta) -> Directory:
-        """The index that `delta` leads to. IdentityError where it is for another content than this."""
+    def after(self, *deltas: Delta) -> Directory:
+        """The index that `deltas` lead to, one after the other. IdentityError where one is for another content than is there.
+
+        The large tables are copied once, however many deltas there are: a restart takes over hundreds.
+        """
+        held, tunnels, domains, callers = self, dict(self.tunnels), dict(self.domains), dict(self.callers)
+        for delta in deltas:
+            held = held._told(delta)
+            changed = {UUID(tunnel.wire_id): tunnel for tunnel in delta.tunnels}
+            for wire_id in (*map(UUID, delta.gone_tunnels), *changed):
+                if (gone := tunnels.pop(wire_id, None)) is not None:
+                    domains.pop(gone.domain, None)
+            for serial in delta.gone_callers:
+                callers.pop(serial, None)
+            tunnels.update(changed)
+            domains.update((tunnel.domain, tunnel) for tunnel in delta.tunnels)
+            callers.update((caller.serial, caller) for caller in delta.callers)
+        return replace(held, tunnels=tunnels, domains=domains, callers=callers)
+
+    def _told(self, delta: Delta) -> Directory:
+        """With what `delta` says of all but the large tables."""
         if not self.mark or (delta.after, delta.after_mark) != (self.version, self.mark) or delta.version <= self.version:
             raise IdentityError(
                 "a delta of the feed is for another state than is held",
                 detail=f"from {delta.after} to {delta.version}; held: {self.version}",
             )
-        changed = {UUID(tunnel.wire_id): tunnel for tunnel in delta.tunnels}
-        replaced = [*map(UUID, delta.gone_tunnels), *changed]
-        tunnels = _without(self.tunnels, replaced)
-        domains = _without(self.domains, [self.tunnels[wire_id].domain for wire_id in replaced if wire_id in self.tunnels])
-        callers = _without(self.callers, delta.gone_callers)
         return replace(
             self,
             version=delta.version,
             mark=delta.mark,
-            tunnels={**tunnels, **changed},
-            domains={**domains, **{tunnel.domain: tunnel for tunnel in delta.tunnels}},
-            callers={**callers, **{caller.serial: caller for caller in delta.callers}},
             caller_ca_pem=self.caller_ca_pem if delta.caller_ca_pem is None else delta.caller_ca_pem,
             edges=self.edges if delta.edges is None else _by_serial(delta.edges),
             news=Notice(
@@ -82,17 +93,6 @@ class Directory:
     def knows(self, serial: str) -> bool:
         """Whether there is a caller or an edge with a certificate of this serial."""
         return serial in self.callers or serial in self.edges
-
-
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _without(records: Mapping[_K, _V], keys: Iterable[_K]) -> dict[_K, _V]:
-    left = dict(records)
-    for key in keys:
-        left.pop(key, None)
-    return left
 
 
 def _by_serial(edges: Iterable[EdgeRecord]) -> dict[str, EdgeRecord]:

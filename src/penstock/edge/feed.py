@@ -121,11 +121,10 @@ class Feed:
 
     def restore(self, key: bytes, stored: StoredPage, deltas: Iterable[StoredPage]) -> None:
         """Take over what the disk kept: a snapshot, and the deltas since. IdentityError where one does not follow."""
-        directory = Directory.of(verified_snapshot(key, stored))
-        for kept in deltas:
-            delta = verified_delta(key, kept)
-            if delta.version > directory.version:  # others are older than the snapshot: saving was cut short
-                directory = directory.after(delta)
+        whole = Directory.of(verified_snapshot(key, stored))
+        since = (verified_delta(key, kept) for kept in deltas)
+        # Those that are no newer are older than the snapshot: saving was cut short.
+        directory = whole.after(*(delta for delta in since if delta.version > whole.version))
         self._take(directory, stored.confirmed_at)
 
     def _take(self, directory: Directory, confirmed_at: float) -> bool:

@@ -59,8 +59,9 @@ class Feed:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._state = FeedState()
-        self._pages: dict[tuple[int, str] | None, SignedPage | None] = {}
-        """Of this version: the snapshot at None, and the deltas from others. None where there is no such delta."""
+        self._whole: SignedPage | None = None
+        self._pages: dict[tuple[int, str], SignedPage] = {}
+        """Of this version, the deltas from others."""
         self._making = asyncio.Lock()
 
     async def newer_than(self, version: int, wait: float, mark: str | None = None) -> SignedPage | None:
@@ -100,22 +101,22 @@ class Feed:
             key = await roots.feed_key(self._core, connection)
             if mark is not None and (page := self._delta(after, mark, key)) is not None:
                 return page
-            whole = self._pages.get(None)
-            if whole is None:
-                whole = self._pages[None] = _signed(version, self._state.snapshot(), SNAPSHOT_CONTEXT, key)
-            return whole
+            if self._whole is None:
+                self._whole = _signed(version, self._state.snapshot(), SNAPSHOT_CONTEXT, key)
+            return self._whole
 
     def _delta(self, after: int, mark: str, key: Ed25519PrivateKey) -> SignedPage | None:
         if (after, mark) not in self._pages:
-            if len(self._pages) > _KEPT:
-                self._pages.clear()
             delta = self._state.delta(after, mark)
-            self._pages[after, mark] = None if delta is None else _signed(delta.version, delta, DELTA_CONTEXT, key)
+            if delta is None:
+                return None  # and nothing is kept of it: an edge may make up as many marks as it likes
+            if len(self._pages) >= _KEPT:
+                self._pages.clear()
+            self._pages[after, mark] = _signed(delta.version, delta, DELTA_CONTEXT, key)
         return self._pages[after, mark]
 
     async def _read(self, connection: AsyncConnection, version: int) -> None:
         now = self._core.now()
-        state = self._state
         # Read before anything is taken over: a database that fails halfway leaves what is held as it was.
         tunnels, certificates = await _tunnels(connection), await _callers(self._core, connection)
         few = Few(
@@ -124,9 +125,13 @@ class Feed:
             edge_ca_pem=await roots.edge_ca_pem(connection),
             caller_ca_pem=await roots.all_caller_cas_pem(connection),
         )
+        # Taken over out of sight of the rest: were it left half done, what changed would be missing in all later deltas.
+        state, self._state = self._state, FeedState()
+        self._whole = None
+        self._pages.clear()
         changed = state.tunnels.update(tunnels, lambda row: _tunnel(row, now)), state.callers.update(certificates, _caller)
         state.advance(version, *changed, few)
-        self._pages.clear()
+        self._state = state
 
 
 def _signed(version: int, page: Snapshot | Delta, context: bytes, key: Ed25519PrivateKey) -> SignedPage:
