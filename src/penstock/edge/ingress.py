@@ -171,6 +171,10 @@ class Ingress:
             if not request.is_decided:
                 self._refuse(request, unavailable("this edge failed"))
             raise
+        except BaseException:  # cancelled: the caller is gone, or the edge ends before it has decided
+            if not request.is_decided:
+                cut(request.transport)
+            raise
         finally:
             self.waiting -= 1
             self._metrics.callers.set(self.waiting)
