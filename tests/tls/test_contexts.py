@@ -161,9 +161,9 @@ def test_an_anchor_that_is_no_certificate_is_refused(anchor: str | bytes) -> Non
 
 def test_a_key_of_another_certificate_is_refused_by_name() -> None:
     pair = ca.server(TUNNEL)
-    other = certs.key_to_pem(certs.make_ec_key())
-    with pytest.raises(ConfigError, match="do not belong together"):
-        contexts.proxy_inner(KeyPair(pair.certificate_pem, other))
+    for other in (certs.make_ec_key(), certs.make_rsa_key(2048)):
+        with pytest.raises(ConfigError, match="do not belong together"):
+            contexts.proxy_inner(KeyPair(pair.certificate_pem, certs.key_to_pem(other)))
 
 
 def test_a_weak_pair_is_refused_at_load() -> None:

@@ -48,7 +48,11 @@ class Identity:
         """With a pair that was read already."""
         ca_file = config.callers.ca_file
         callers_ca = _read_callers_ca(ca_file) if ca_file is not None else None
-        context = contexts.proxy_inner(pair, [] if callers_ca is None else [callers_ca], config.callers.mode)
+        try:
+            context = contexts.proxy_inner(pair, [] if callers_ca is None else [callers_ca], config.callers.mode)
+        except ConfigError as exc:
+            files = f"{config.tls.cert_file} and {config.tls.key_file}"
+            raise ConfigError(exc.public, detail=f"{files}: {exc.detail}", hint=exc.hint) from exc
         return cls(pair, callers_ca, context, certs.load_certificate(pair.certificate_pem).not_valid_after_utc)
 
 

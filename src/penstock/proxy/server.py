@@ -173,8 +173,9 @@ class Proxy:
             await self._service.pool.aclose()
         if self._admin is not None:
             await self._admin.stop()
+        if self._listener is not None:  # a start that failed has said so, and nothing ran that could stop
+            self._log.info("proxy stopped")
         self._listener = None
-        self._log.info("proxy stopped")
 
     @property
     def streams(self) -> int:

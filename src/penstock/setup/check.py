@@ -103,7 +103,8 @@ def _ca_key(entries: Mapping[str, str]) -> None:
 
 def _token(entries: Mapping[str, str]) -> str:
     said = parse_token(entries[material.TOKEN])
-    return f"it names {len(said.edges)} edges" if said.edges else "it names no edges: the agent has to be told"
+    many = len(said.edges)
+    return f"it names {many} edge{'' if many == 1 else 's'}" if many else "it names no edges: the agent has to be told"
 
 
 def _until(certificate: x509.Certificate, now: datetime) -> str:

@@ -40,6 +40,8 @@ _HTTP: Final = "http/1.1"
 _PEM_LIMIT: Final = 1 << 20  # the system's bundle is 250 KiB; nothing honest is over a MiB
 # Forward secrecy and AEAD only; decides for TLS 1.2 and, by the level, for keys and hashes in TLS 1.3 too.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
+# Another key of the same algorithm; of another, by OpenSSL's version.
+_MISMATCHES: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _STRICT: Final = ssl.VerifyFlags.VERIFY_X509_STRICT | ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
 # /proc may be hidden from the process; then there is no path to a memory file.
 _HAS_DESCRIPTOR_PATHS: Final = Path("/proc/self/fd").is_dir()
@@ -269,7 +271,7 @@ def _present(context: TLSContext, identity: KeyPair) -> None:
         with _as_file(f"{identity.certificate_pem}\n{identity.key_pem.reveal()}".encode()) as file:
             context.load_cert_chain(file, password=_refuse_password)
     except (ssl.SSLError, OSError, ValueError) as exc:
-        reason = "do not belong together" if "KEY_VALUES_MISMATCH" in str(exc) else "cannot be used"
+        reason = "do not belong together" if any(name in str(exc) for name in _MISMATCHES) else "cannot be used"
         raise ConfigError(
             f"the certificate and the private key {reason}",
             detail=str(exc),

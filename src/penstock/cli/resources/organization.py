@@ -118,13 +118,14 @@ _NEW_KEY: Final = (
 
 def _keys(one: str) -> tuple[Command, ...]:
     """What is the same for both kinds of key; `one` is a key's name in a sentence."""
+    a_key = f"an {one}" if one[0] == "A" else f"a {one}"
     return (
         Command("get", "GET", _KEY, f"Show one {one}, without its secret."),
         Command(
             "update",
             "POST",
             _KEY,
-            f"Rename, disable or enable a {one}.",
+            f"Rename, disable or enable {a_key}.",
             (Flag("name", "Its new name."), Flag("status", "Whether it works.", choices=("active", "inactive"))),
             needs_change=True,
         ),
@@ -132,7 +133,7 @@ def _keys(one: str) -> tuple[Command, ...]:
             "archive",
             "POST",
             _KEY,
-            f"End a {one} for good, and the certificates it got.",
+            f"End {a_key} for good, and the certificates it got.",
             asks=f"archive {one} {{api_key_id}} for good",
             sends={"status": "archived"},
         ),
