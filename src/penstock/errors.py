@@ -34,6 +34,11 @@ class ConfigError(PenstockError):
     """A setting, a flag or a file is wrong."""
 
 
+def missing_libraries(extra: str) -> str:
+    """The hint where what `extra` adds is not installed. By path: the package index has somebody else's penstock."""
+    return f"in the clone it was installed from: pip install '.[{extra}]'"
+
+
 class IdentityError(PenstockError):
     """A credential was presented and is not accepted."""
 

@@ -113,7 +113,7 @@ def test_a_role_whose_libraries_are_missing_says_what_to_install(
     needed = {"stack": ("--api-url", "http://127.0.0.1:9", "--route", "x=http://127.0.0.1:9")}.get(role, ())
     ended = command(role, *needed)
     assert ended.code == 2
-    assert ended.err.endswith(f"hint: pip install 'penstock[{role}]'\n")
+    assert ended.err.endswith(f"hint: in the clone it was installed from: pip install '.[{role}]'\n")
 
 
 @pytest.mark.parametrize("arguments", [["edge"], ["control"], ["control", "backup", "copy"], ["audit", "verify"], ["proxy"]])

@@ -188,7 +188,7 @@ async def test_without_the_sdk_it_says_what_to_install(tunnel: Tunnel, monkeypat
     monkeypatch.setitem(sys.modules, "mcp.client", None)
     with pytest.raises(ConfigError) as caught:
         await mcp_session(tunnel.url("sdk"), tunnel.access).__aenter__()
-    assert caught.value.hint == "pip install 'penstock[mcp]'"
+    assert caught.value.hint == "in the clone it was installed from: pip install '.[mcp]'"
 
 
 def test_the_cause_is_found_in_groups_causes_and_contexts() -> None:

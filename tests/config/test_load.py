@@ -52,6 +52,23 @@ def test_every_wrong_field_is_named_with_its_path_and_values_stay_unsaid(tmp_pat
     assert "hunter2" not in text
 
 
+def test_what_the_environment_says_wrong_is_named_by_its_variable_and_not_blamed_on_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text('listen_addr: ":1"\nother: 1\n')
+    environment = {"PENSTOCK_DEMO_SERVICE_HOST": "10.0.0.1", "PENSTOCK_DEMO_SHUTDOWN_TIMEOUT": "soon"}
+    with pytest.raises(ConfigError) as caught:
+        load(Example, role="demo", file=file, environment=environment, flags={"flag": "maybe"})
+    assert f"{file}: " in caught.value.public
+    assert "; other: unknown setting" in caught.value.public.replace(f"{file}: ", "; ")
+    assert "environment variable PENSTOCK_DEMO_SERVICE_HOST: unknown setting" in caught.value.public
+    assert "environment variable PENSTOCK_DEMO_SHUTDOWN_TIMEOUT: " in caught.value.public
+
+    file.write_text('listen_addr: ":1"\n')
+    with pytest.raises(ConfigError, match=r"^environment variable PENSTOCK_DEMO_SERVICE_HOST: unknown setting") as caught:
+        load(Example, role="demo", file=file, environment={"PENSTOCK_DEMO_SERVICE_HOST": "10.0.0.1"})
+    assert "enableServiceLinks" in (caught.value.hint or "")
+
+
 def test_off_is_text_and_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text('listen_addr: ":1"\ninner: {mode: off}\nflag: true\n')

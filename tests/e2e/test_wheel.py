@@ -77,7 +77,7 @@ def test_without_its_extra_a_command_says_what_to_install(client_only: Venv, tmp
     ended = run(command, *arguments, folder=tmp_path, command=client_only.command("penstock"))
     assert ended.returncode == 2, ended.stderr
     extra = "mcp" if command in {"call", "tools"} else command
-    assert ended.stderr.rstrip().endswith(f"hint: pip install 'penstock[{extra}]'")
+    assert ended.stderr.rstrip().endswith(f"pip install '.[{extra}]'")
     assert "Traceback" not in ended.stderr
 
 

@@ -11,7 +11,10 @@ def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
         "health",
-        help=f"Ask a role ({', '.join(admin.ADDRESSES)}) on this machine whether it is ready; exit 0 or 1.",
+        help=(
+            f"Ask a role ({', '.join(admin.ADDRESSES)}) on this machine whether it is ready; "
+            "exit 0 if so, 1 if not, 2 for wrong settings."
+        ),
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(_health)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, missing_libraries
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -49,7 +49,7 @@ def missing_extra(role: str, exc: ModuleNotFoundError) -> NoReturn:
     """A role was asked for whose libraries are not installed. Raises ConfigError."""
     raise ConfigError(
         f"`penstock {role}` needs libraries that are not installed ({exc.name})",
-        hint=f"pip install 'penstock[{role}]'",
+        hint=missing_libraries(role),
     ) from exc
 
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command. Raises PenstockError for a role that is not ready."""
     parser = argparse.ArgumentParser(
         "penstock health",
-        description=f"Ask a role ({_NAMES}) on this machine whether it is ready; exit 0 or 1.",
+        description=f"Ask a role ({_NAMES}) on this machine whether it is ready; exit 0 if so, 1 if not, 2 for wrong settings.",
         allow_abbrev=False,
     )
     parser.add_argument("role", nargs="?", help="In a container, what it runs.")
@@ -88,7 +88,7 @@ def _ask(role: str, address: HostPort, path: str) -> None:
         answer = _get(HostPort(loopback.get(address.host, address.host), address.port), path)
     except OSError as exc:
         raise PenstockError(
-            f"the {role} does not answer at {address}",
+            f"the {'control plane' if role == 'control' else role} does not answer at {address}",
             detail=str(exc) or type(exc).__name__,
             hint="it is starting, or is not running",
         ) from exc

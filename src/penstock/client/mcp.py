@@ -9,7 +9,7 @@ import httpx2
 
 from penstock.client.answers import SessionClient
 from penstock.client.transport import TunnelTransport
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, missing_libraries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
@@ -45,7 +45,7 @@ async def mcp_session(
         from mcp.client import Client  # noqa: PLC0415 - an extra; the transport works without it
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
     except ModuleNotFoundError as exc:
-        raise ConfigError("mcp_session needs the MCP SDK", hint="pip install 'penstock[mcp]'") from exc
+        raise ConfigError("mcp_session needs the MCP SDK", hint=missing_libraries("mcp")) from exc
 
     _check(url)
     http = SessionClient(transport=TunnelTransport(access), headers=dict(headers or {}), auth=auth, timeout=_TIMEOUT)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from penstock.config.sources import gather
+from penstock.config.sources import gather, variables
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+_SERVICE_LINKS: Final = (
+    "unset it or correct its name; Kubernetes sets such variables for a Service named penstock-…: enableServiceLinks: false"
+)
 
 
 class RoleConfig(BaseModel):
@@ -40,21 +44,41 @@ def load(
 ) -> C:
     """The settings of `role`, or a ConfigError that names every wrong field. What is given where: `sources.gather`."""
     values = gather(role, file, environment, flags)
+    overruled = {name for name, value in (flags or {}).items() if value is not None}
+    said = {path: name for path, name in variables(role, environment or {}).items() if ".".join(path) not in overruled}
     if file is not None:
-        return validate(model, values, source=str(file))
-    return validate(model, values, source=f"{role} settings", missing=f"give --config FILE, or set PENSTOCK_{role.upper()}_…")
+        return validate(model, values, source=str(file), said=said)
+    missing = f"give --config FILE, or set PENSTOCK_{role.upper()}_…"
+    return validate(model, values, source=f"{role} settings", missing=missing, said=said)
 
 
-def validate(model: type[C], values: Mapping[str, Any], *, source: str, missing: str | None = None) -> C:
+def validate(
+    model: type[C],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    missing: str | None = None,
+    said: Mapping[tuple[str, ...], str] | None = None,
+) -> C:
     """`values` as `model`, or a ConfigError with one line a wrong field, paths dotted, values never shown.
 
-    missing: the hint where a required setting was not given.
+    missing: the hint where a required setting was not given. said: the settings that the environment gave, with their
+    variables, for they are not the source's fault.
     """
     try:
         return model.model_validate(dict(values))
     except ValidationError as exc:
-        lines = [f"{_path(error['loc'])}{_sentence(error['type'], error['msg'])}" for error in exc.errors(include_url=False)]
-        raise ConfigError(f"{source}: " + "; ".join(lines), hint=_hint(exc, missing)) from None
+        lines: list[str] = []
+        is_from_environment = False
+        for error in exc.errors(include_url=False):
+            variable = (said or {}).get(tuple(str(step) for step in error["loc"]))
+            is_from_environment |= variable is not None and error["type"] == "extra_forbidden"
+            place = _path(error["loc"]) if variable is None else f"environment variable {variable}: "
+            lines.append(f"{place}{_sentence(error['type'], error['msg'])}")
+        text = "; ".join(lines)
+        is_sourced = not all(line.startswith("environment variable ") for line in lines)
+        hint = _SERVICE_LINKS if is_from_environment else _hint(exc, missing)
+        raise ConfigError(f"{source}: {text}" if is_sourced else text, hint=hint) from None
 
 
 def as_yaml(settings: RoleConfig) -> str:

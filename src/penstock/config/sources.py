@@ -23,8 +23,8 @@ def gather(
     and numbers can be given. flags: those that are None were not given.
     """
     values: dict[str, Any] = _read(file) if file is not None else {}
-    for path, text in _from_environment(role, environment or {}).items():
-        _put(values, path, _parse(text, f"environment {'_'.join(path)}"))
+    for path, name in variables(role, environment or {}).items():
+        _put(values, path, _parse((environment or {})[name], f"environment variable {name}"))
     for name, value in (flags or {}).items():
         if value is not None:
             _put(values, tuple(name.split(".")), value)
@@ -49,10 +49,11 @@ def _read(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded)
 
 
-def _from_environment(role: str, environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+def variables(role: str, environment: Mapping[str, str]) -> dict[tuple[str, ...], str]:
+    """Which variable says which setting, by the setting's path."""
     prefix = f"PENSTOCK_{role.upper()}_"
     return {
-        tuple(name.removeprefix(prefix).lower().split("__")): value
+        tuple(name.removeprefix(prefix).lower().split("__")): name
         for name, value in environment.items()
         if name.startswith(prefix) and value
     }

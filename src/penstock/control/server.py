@@ -18,7 +18,7 @@ from penstock.control.service.feed import Feed
 from penstock.control.service.issuer_keys import IssuerKeys
 from penstock.control.service.readiness import Readiness
 from penstock.control.serving import HttpServer
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, missing_libraries
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
@@ -144,7 +144,7 @@ class Control:
         try:
             from penstock.control.certificate.renewal import Renewal  # noqa: PLC0415 - its libraries are an extra
         except ModuleNotFoundError as exc:
-            raise ConfigError(f"acme needs {exc.name}", hint="pip install 'penstock[acme]'") from exc
+            raise ConfigError(f"acme needs {exc.name}", hint=missing_libraries("acme")) from exc
         folder = AcmeFolder(self._config.acme_folder)
         answers = Answers(folder)
         await answers.start(self._config.acme.listen_addr)

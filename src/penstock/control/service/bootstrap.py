@@ -24,7 +24,7 @@ from penstock.control.storage.database import Database
 from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.migrate import migrate, schema_version
 from penstock.control.storage.sqlite import Sqlite
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, missing_libraries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -243,7 +243,7 @@ def backend_of(config: ControlConfig) -> Backend:
         from penstock.control.storage.postgresql import Postgresql  # noqa: PLC0415 - its driver is an extra
     except ModuleNotFoundError as exc:
         raise ConfigError(
-            f"database_url needs a library that is not installed ({exc.name})", hint="pip install 'penstock[postgresql]'"
+            f"database_url needs a library that is not installed ({exc.name})", hint=missing_libraries("postgresql")
         ) from exc
     return Postgresql(config.database_url)
 
