@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
-from ipaddress import ip_address
 
 import httpx2
 
+from penstock.config import address
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 
 
@@ -23,11 +23,7 @@ def check_url(base_url: str) -> None:
 
 def is_loopback(base_url: str) -> bool:
     """Whether the platform is this machine: a company's proxy has no business with it."""
-    host = httpx2.URL(base_url).host
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return address.is_loopback(httpx2.URL(base_url).host)
 
 
 def no_answer(base_url: str, exc: httpx2.HTTPError) -> PenstockError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from penstock.config.address import is_loopback
 from penstock.control.api.addresses import holder
 from penstock.control.api.app import make_app
 from penstock.control.certificate.answers import Answers
@@ -98,7 +98,7 @@ class Control:
             tasks.spawn(readiness.watch(), "readiness")
             self._server, self._readiness = server, readiness
             self._opened = opened.pop_all()
-        if not self._config.has_tls and not _is_loopback(self._config.listen_addr.host):
+        if not self._config.has_tls and not is_loopback(self._config.listen_addr.host):
             self._log.warning(
                 "control listens without TLS", hint="set tls or acme, or let a proxy in front end it: keys cross the network"
             )
@@ -151,10 +151,3 @@ class Control:
         opened.push_async_callback(answers.stop)
         self._renewal = Renewal(self._config.acme, self._config.certificate_names, folder, self._served.look)
         tasks.spawn(self._renewal.run(), "certificate renewal")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -30,9 +30,11 @@ def _without(name: str) -> Generator[None]:
     """A module that nobody has imported yet cannot be, for a moment."""
     modules = cast("dict[str, ModuleType | None]", sys.modules)
     modules.setdefault(name, None)
-    yield
-    if modules[name] is None:
-        del modules[name]
+    try:
+        yield
+    finally:
+        if modules[name] is None:
+            del modules[name]
 
 
 # For tracebacks, which are plain here, it would import rich and with that pygments and attrs: 60 ms of every role's start.

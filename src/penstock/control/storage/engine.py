@@ -21,9 +21,11 @@ def _hollow(*names: str) -> Generator[None]:
     for module in hollow.values():
         module.__dict__["__getattr__"] = _nothing
     sys.modules.update(hollow)
-    yield
-    for name in hollow:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in hollow:
+            del sys.modules[name]
 
 
 with _hollow("sqlalchemy.ext.asyncio.session", "sqlalchemy.ext.asyncio.scoping"):
