@@ -45,7 +45,7 @@ async def measure(folder: Path, peers: dict[str, Path], requests: int, rounds: i
     async with ways(folder / "main", peers) as (all_ways, programs):
         found.programs = programs.versions()
         found.cpu = await cost_a_request(all_ways.values(), connections=CONNECTIONS, requests=requests, rounds=rounds)
-        alike = [all_ways[name] for name in ("chain", "link", "chisel", "frp") if name in all_ways]
+        alike = [all_ways[name] for name in report.PACED if name in all_ways]
         found.cpu_at_a_pace = await cost_at_a_pace(
             alike, connections=CONNECTIONS, rate=report.PACE, seconds=requests / report.PACE, rounds=rounds
         )

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.support.chain import stop_process
 
@@ -26,6 +27,16 @@ VERSION_FLAGS = {
     "frpc": "--version",
     "cloudflared": "--version",
 }
+
+
+class FrpPorts(NamedTuple):
+    """Where frp's callers come in."""
+
+    plain: int
+    raw: int
+    """TLS, ended by frpc, which passes the bytes inside on (its plugin `tls2raw`)."""
+    https: int
+    """TLS, passed on by server name and ended by frpc, which is a reverse proxy for the HTTP inside (`https2http`)."""
 
 
 def free_port() -> int:
@@ -50,10 +61,12 @@ class Programs:
         """What each one that was started says of itself."""
         return {name: _version(self.paths[name], flag) for name, flag in VERSION_FLAGS.items() if name in self.paths}
 
-    def start(self, name: str, *arguments: str, **environment: str) -> None:
+    def start(self, program: str, *arguments: str, name: str = "", **environment: str) -> None:
+        """`name` tells a process from another of its program."""
+        name = name or program
         with (self.folder / f"{name}.out").open("wb") as output:
             self.processes[name] = subprocess.Popen(
-                [str(self.paths[name]), *arguments], stdout=output, stderr=output, env={**os.environ, **environment}
+                [str(self.paths[program]), *arguments], stdout=output, stderr=output, env={**os.environ, **environment}
             )
 
     def stop(self) -> None:
@@ -90,20 +103,31 @@ class Programs:
         self.start("haproxy", "-db", "-f", file)
         return port
 
+    def start_tls_ends(self, pair: str, callers_ca: Path, entries: list[int]) -> list[int]:
+        """haproxy on one thread before ports that speak no TLS: it ends TLS 1.3 with callers' certificates, as our edge does,
+        and passes bytes on. A port for each of `entries`.
+        """
+        pem = self.write("ends.pem", pair)
+        ports = [free_port() for _ in entries]
+        ends = [_END.format(port=port, pem=pem, ca=callers_ca, to=to) for port, to in zip(ports, entries, strict=True)]
+        self.start("haproxy", "-db", "-f", self.write("ends.cfg", _ENDS + "".join(ends)), name="haproxy in front")
+        return ports
+
     def start_chisel(self, upstream: int) -> int:
         """A reverse port: what enters at the server leaves at the client, inside chisel's own SSH."""
         server, entry = free_port(), free_port()
-        self.paths["chisel server"] = self.paths["chisel client"] = self.paths["chisel"]
-        self.start("chisel server", "server", "--host", "127.0.0.1", "--port", str(server), "--reverse")
-        self.start("chisel client", "client", f"http://127.0.0.1:{server}", f"R:127.0.0.1:{entry}:127.0.0.1:{upstream}")
+        to = (f"http://127.0.0.1:{server}", f"R:127.0.0.1:{entry}:127.0.0.1:{upstream}")
+        self.start("chisel", "server", "--host", "127.0.0.1", "--port", str(server), "--reverse", name="chisel server")
+        self.start("chisel", "client", *to, name="chisel client")
         return entry
 
-    def start_frp(self, upstream: int) -> int:
-        """A TCP proxy over frp's multiplexed link, TLS on."""
-        server, entry = free_port(), free_port()
-        self.start("frps", "-c", self.write("frps.toml", _FRPS.format(server=server)))
-        self.start("frpc", "-c", self.write("frpc.toml", _FRPC.format(server=server, entry=entry, upstream=upstream)))
-        return entry
+    def start_frp(self, upstream: int, certificate: Path, key: Path, host: str) -> FrpPorts:
+        """Over frp's multiplexed link, TLS on: a TCP port, and two whose callers' TLS frpc ends with the pair given."""
+        server, ports = free_port(), FrpPorts(free_port(), free_port(), free_port())
+        self.start("frps", "-c", self.write("frps.toml", _FRPS.format(server=server, https=ports.https)))
+        settings = _FRPC.format(server=server, ports=ports, upstream=upstream, certificate=certificate, key=key, host=host)
+        self.start("frpc", "-c", self.write("frpc.toml", settings))
+        return ports
 
     def start_cloudflared(self, token: str, edge: str, ca_file: Path, url: str) -> int:
         """A stock agent, four links over HTTP/2 as ours; the port of its `/ready`."""
@@ -160,9 +184,27 @@ frontend tls
 {backends}
 """
 
+_ENDS = """
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+"""
+
+_END = """
+listen end{port}
+  bind 127.0.0.1:{port} ssl crt {pem} ca-file {ca} verify required ssl-min-ver TLSv1.3
+  server s 127.0.0.1:{to}
+"""
+
 _FRPS = """
 bindAddr = "127.0.0.1"
 bindPort = {server}
+vhostHTTPSPort = {https}
 transport.tls.force = true
 log.level = "warn"
 """
@@ -175,9 +217,29 @@ transport.tls.enable = true
 log.level = "warn"
 
 [[proxies]]
-name = "bench"
+name = "plain"
 type = "tcp"
 localIP = "127.0.0.1"
 localPort = {upstream}
-remotePort = {entry}
+remotePort = {ports.plain}
+
+[[proxies]]
+name = "raw"
+type = "tcp"
+remotePort = {ports.raw}
+[proxies.plugin]
+type = "tls2raw"
+localAddr = "127.0.0.1:{upstream}"
+crtPath = "{certificate}"
+keyPath = "{key}"
+
+[[proxies]]
+name = "https"
+type = "https"
+customDomains = ["{host}"]
+[proxies.plugin]
+type = "https2http"
+localAddr = "127.0.0.1:{upstream}"
+crtPath = "{certificate}"
+keyPath = "{key}"
 """

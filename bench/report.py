@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
@@ -86,39 +86,67 @@ def _circumstances(found: Findings) -> list[str]:
 # --- CPU --------------------------------------------------------------------------------------------------------------
 
 
+class Row(NamedTuple):
+    """One comparison. Of theirs every process counts but an edge of ours; a row without a target has nobody's."""
+
+    name: str
+    ours: str
+    hops: tuple[str, ...]
+    theirs: str
+    target: float | None
+
+
+ENDS = ("edge", "agent")
+REQUESTS = (
+    Row("proxy : haproxy that ends TLS 1.3 and routes by host", "proxy", ("proxy",), "haproxy", 1.5),
+    Row("edge + agent : chisel's two ends", "chain", ENDS, "chisel", 1.0),
+    Row("edge + agent, plain HTTP as theirs : chisel's two ends", "link", ENDS, "chisel", 1.0),
+    Row("the same : chisel's two ends, haproxy ending callers' TLS", "link", ENDS, "chisel + haproxy", 1.0),
+    Row("edge + agent : frp's two ends, TLS on", "chain", ENDS, "frp", 0.8),
+    Row("edge + agent, plain HTTP as theirs : frp's two ends", "link", ENDS, "frp", 0.8),
+    Row("the same : frp's two ends, frpc ending callers' TLS", "link", ENDS, "frp tls2raw", 0.8),
+    Row("the same : frp's two ends, haproxy ending callers' TLS", "link", ENDS, "frp + haproxy", 0.8),
+    Row("edge + agent + proxy : frp's two ends, frpc a reverse proxy", "chain", (*ENDS, "proxy"), "frp https2http", None),
+    Row("agent : cloudflared behind the same edge", "chain", ("agent",), "cloudflared", 0.6),
+)
+AT_A_PACE = (
+    Row("edge + agent : chisel's two ends", "chain", ENDS, "chisel", 1.0),
+    Row("plain HTTP as theirs : chisel's two ends, haproxy ending callers' TLS", "link", ENDS, "chisel + haproxy", 1.0),
+    Row("edge + agent : frp's two ends", "chain", ENDS, "frp", 0.8),
+    Row("plain HTTP as theirs : frp's two ends, haproxy ending callers' TLS", "link", ENDS, "frp + haproxy", 0.8),
+)
+PACED = ("chain", "link", *(row.theirs for row in AT_A_PACE))
+
+
 def _ratios(found: Findings) -> Iterator[str]:
     yield "| | ours | theirs | ratio | target |"
     yield "| --- | --- | --- | --- | --- |"
-    for name, ours, way, theirs, target in (
-        ("proxy : haproxy that ends TLS 1.3 and routes by host", ("proxy", "proxy"), "haproxy", "haproxy", 1.5),
-        ("edge + agent : chisel's two ends", ("chain", "edge", "agent"), "chisel", "", 1.0),
-        ("edge + agent, plain HTTP as theirs : chisel's two ends", ("link", "edge", "agent"), "chisel", "", 1.0),
-        ("edge + agent : frp's two ends, TLS on", ("chain", "edge", "agent"), "frp", "", 0.8),
-        ("edge + agent, plain HTTP as theirs : frp's two ends", ("link", "edge", "agent"), "frp", "", 0.8),
-        ("agent : cloudflared behind the same edge", ("chain", "agent"), "cloudflared", "cloudflared", 0.6),
-    ):
-        one = sum(found.cpu[ours[0]][hop] for hop in ours[1:])
-        yield _ratio(name, one, _of(found.cpu, way, theirs), target, scale=1e6, unit="µs a request", peer=way)
-    for peer, target in (("chisel", 1.0), ("frp", 0.8)):
-        name = f"edge + agent, both at {PACE:,} a second : {peer}'s two ends"
-        one = sum(found.cpu_at_a_pace["chain"][hop] for hop in ("edge", "agent"))
-        yield _ratio(name, one, _of(found.cpu_at_a_pace, peer, ""), target, scale=1e6, unit="µs a request", peer=peer)
+    for row in REQUESTS:
+        yield _row(row, found.cpu, row.name)
+    for row in AT_A_PACE:
+        yield _row(row, found.cpu_at_a_pace, f"both at {PACE:,} a second: {row.name}")
     one = found.bulk["proxy"]["proxy"]
-    yield _ratio("download, proxy : haproxy", one, _of(found.bulk, "haproxy", ""), 2.0, scale=1, unit="s a GiB", peer="haproxy")
+    yield _ratio("download, proxy : haproxy", one, _of(found.bulk, "haproxy"), 2.0, scale=1, unit="s a GiB", peer="haproxy")
 
 
-def _of(costs: Costs, way: str, hop: str) -> float | None:
+def _row(row: Row, costs: Costs, name: str) -> str:
+    one = sum(costs[row.ours][hop] for hop in row.hops)
+    return _ratio(name, one, _of(costs, row.theirs), row.target, scale=1e6, unit="µs a request", peer=row.theirs)
+
+
+def _of(costs: Costs, way: str) -> float | None:
     if way not in costs:
         return None
-    return costs[way][hop] if hop else sum(costs[way].values())
+    return sum(seconds for hop, seconds in costs[way].items() if hop != "edge")
 
 
-def _ratio(name: str, ours: float, theirs: float | None, target: float, *, scale: float, unit: str, peer: str) -> str:
+def _ratio(name: str, ours: float, theirs: float | None, target: float | None, *, scale: float, unit: str, peer: str) -> str:
     figure = f"{ours * scale:.{0 if scale > 1 else 2}f} {unit}"
+    wanted = f"≤ {target:g}" if target is not None else ""
     if theirs is None:
-        return f"| {name} | {figure} | not measured: there was no {peer} | | ≤ {target:g} |"
+        return f"| {name} | {figure} | not measured: there was no {peer} | | {wanted} |"
     other = f"{theirs * scale:.{0 if scale > 1 else 2}f} {unit}"
-    return f"| {name} | {figure} | {other} | {ours / theirs:.2f} | ≤ {target:g} |"
+    return f"| {name} | {figure} | {other} | {ours / theirs:.2f} | {wanted} |"
 
 
 def _hops(found: Findings) -> Iterator[str]:

@@ -13,7 +13,7 @@ import psutil
 from tests.support.chain import Chain
 
 from bench.download import Source, trusting_the_pair
-from bench.programs import Programs
+from bench.programs import FrpPorts, Programs
 from penstock.client.streams import TunnelStream, TunnelStreams
 from penstock.net.dial import dial_tcp, dial_tls
 from penstock.net.transports import Parked
@@ -172,10 +172,17 @@ async def through_peers(chain: Chain, streams: TunnelStreams, programs: Programs
     found: list[Way] = []
     if programs.has("haproxy"):
         found.append(await through_haproxy(chain, streams, programs, echo, events))
+    entries: dict[str, int] = {}
     if programs.has("chisel"):
-        found.append(await through_port("chisel", programs, programs.start_chisel(echo), ("chisel server", "chisel client")))
+        entries["chisel"] = programs.start_chisel(echo)
     if programs.has("frps", "frpc"):
-        found.append(await through_port("frp", programs, programs.start_frp(echo), ("frps", "frpc")))
+        host = f"echo.{chain.stack.domain}"
+        ports = programs.start_frp(echo, chain.stack.certificate_file, chain.stack.key_file, host)
+        entries["frp"] = ports.plain
+        found += await through_frp_with_tls(chain, streams, programs, ports)
+    found += [await through_port(name, programs, port) for name, port in entries.items()]
+    if programs.has("haproxy"):
+        found += await through_tls_ends(chain, streams, programs, entries)
     if programs.has("cloudflared"):
         found.append(await through_cloudflared(chain, streams, programs))
     return found
@@ -187,14 +194,50 @@ async def through_haproxy(chain: Chain, streams: TunnelStreams, programs: Progra
     port = programs.start_haproxy(pair, {f"echo.{domain}": echo, f"events.{domain}": events})
     await until_open(port)
     echoes, streaming = [await trusting_the_pair(streams, f"{route}.{domain}", port) for route in ("echo", "events")]
-    hops = {"haproxy": psutil.Process(programs.processes["haproxy"].pid)}
+    hops = hops_of(programs, "haproxy")
     return Way("haproxy", echoes, domain, hops, streaming, source_of(chain, port))
 
 
-async def through_port(name: str, programs: Programs, port: int, processes: tuple[str, ...]) -> Way:
+ENDS = {"chisel": ("chisel server", "chisel client"), "frp": ("frps", "frpc")}
+"""The processes of a peer that carries a port."""
+
+
+def hops_of(programs: Programs, *processes: str) -> dict[str, psutil.Process]:
+    return {name: psutil.Process(programs.processes[name].pid) for name in processes}
+
+
+async def through_port(name: str, programs: Programs, port: int) -> Way:
     await until_open(port)
-    hops = {hop: psutil.Process(programs.processes[hop].pid) for hop in processes}
-    return Way(name, plainly(port), "upstream", hops, nowhere)
+    return Way(name, plainly(port), "upstream", hops_of(programs, *ENDS[name]), nowhere)
+
+
+async def through_frp_with_tls(chain: Chain, streams: TunnelStreams, programs: Programs, ports: FrpPorts) -> list[Way]:
+    """Callers speak TLS, which frpc ends with the proxy's pair; it asks for no certificate of theirs."""
+    await until_open(ports.raw, ports.https)
+    domain = chain.stack.domain
+    hops = hops_of(programs, *ENDS["frp"])
+    return [
+        Way(f"frp {plugin}", await trusting_the_pair(streams, f"echo.{domain}", port), domain, hops, nowhere)
+        for plugin, port in (("tls2raw", ports.raw), ("https2http", ports.https))
+    ]
+
+
+async def through_tls_ends(chain: Chain, streams: TunnelStreams, programs: Programs, entries: dict[str, int]) -> list[Way]:
+    """As our edge takes callers: TLS 1.3 with their certificates. haproxy ends it before each peer's plain port."""
+    pair = chain.stack.certificate_file.read_text() + chain.stack.key_file.read_text()
+    ports = programs.start_tls_ends(pair, chain.stack.callers_ca_file, list(entries.values()))
+    await until_open(*ports)
+    domain = chain.stack.domain
+    return [
+        Way(
+            f"{name} + haproxy",
+            await trusting_the_pair(streams, f"echo.{domain}", port),
+            domain,
+            hops_of(programs, *ENDS[name], "haproxy in front"),
+            nowhere,
+        )
+        for name, port in zip(entries, ports, strict=True)
+    ]
 
 
 async def through_cloudflared(chain: Chain, streams: TunnelStreams, programs: Programs) -> Way:
