@@ -185,7 +185,7 @@ async def test_a_fault_that_nobody_foresaw_is_said_and_the_feed_goes_on(
 ) -> None:
     async with following(site, folder) as (control, edge):
         with structlog.testing.capture_logs() as logs, monkeypatch.context() as broken:
-            broken.setattr("penstock.edge.follow.check_fresh", lambda *_: 1 / 0)
+            broken.setattr("penstock.edge.pages.check_fresh", lambda *_: 1 / 0)
             control.publish()
             await until(lambda: any(line["event"] == "background task failed" for line in logs))
             assert edge.feed.is_interrupted

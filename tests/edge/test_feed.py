@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penstock.edge import pages
 from penstock.edge.feed import Feed
 from penstock.edge.state import StoredPage
 from penstock.errors import IdentityError
@@ -26,6 +27,14 @@ class Clock:
         return self.now
 
 
+def accept(feed: Feed, key: bytes, page: StoredPage) -> bool:
+    return feed.take(pages.whole(key, page), page.confirmed_at)
+
+
+def accept_delta(feed: Feed, key: bytes, page: StoredPage) -> bool:
+    return feed.take(pages.changed(key, page, feed.directory), page.confirmed_at)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -39,8 +48,8 @@ async def feed(clock: Clock) -> Feed:
 async def test_a_signed_page_is_taken_over_and_announced_with_what_it_replaces(site: Site, feed: Feed) -> None:
     seen: list[tuple[Directory, Directory]] = []
     feed.listen(lambda old, new: seen.append((old, new)))
-    assert feed.accept(site.public_key, site.snapshot())
-    assert feed.accept(site.public_key, site.snapshot())
+    assert accept(feed, site.public_key, site.snapshot())
+    assert accept(feed, site.public_key, site.snapshot())
     assert [(old.version, new.version) for old, new in seen] == [(-1, 1), (1, 2)]
 
 
@@ -50,23 +59,23 @@ async def test_a_listener_that_fails_keeps_the_news_from_nobody(site: Site, cloc
     seen: list[int] = []
     feed.listen(lambda old, new: seen.append(old.callers[new.mark]))  # there is none
     feed.listen(lambda _, new: seen.append(new.version))
-    assert feed.accept(site.public_key, site.snapshot())
+    assert accept(feed, site.public_key, site.snapshot())
     assert seen == [1]
     assert failed == ["feed listener: ''"]
 
 
 async def test_the_same_page_again_changes_nothing(site: Site, feed: Feed) -> None:
     page = site.snapshot()
-    assert feed.accept(site.public_key, page)
-    assert not feed.accept(site.public_key, page)
+    assert accept(feed, site.public_key, page)
+    assert not accept(feed, site.public_key, page)
 
 
 async def test_a_page_that_was_changed_after_it_was_signed_is_not_believed(site: Site, feed: Feed) -> None:
     page = site.snapshot()
     with pytest.raises(IdentityError, match="not signed"):
-        feed.accept(site.public_key, replace(page, body=page.body.replace(b"tnl_01", b"tnl_02")))
+        accept(feed, site.public_key, replace(page, body=page.body.replace(b"tnl_01", b"tnl_02")))
     with pytest.raises(IdentityError, match="not signed"):
-        feed.accept(site.public_key, replace(page, signature=b""))
+        accept(feed, site.public_key, replace(page, signature=b""))
     assert feed.version == -1
 
 
@@ -74,19 +83,19 @@ async def test_a_signature_is_for_a_snapshot_and_nothing_else_that_the_key_may_s
     page = site.snapshot()
     for context in (b"", b"penstock edge feed: page, 1\0"):
         with pytest.raises(IdentityError, match="not signed"):
-            feed.accept(site.public_key, replace(page, signature=site.feed_key.sign(context + page.body)))
+            accept(feed, site.public_key, replace(page, signature=site.feed_key.sign(context + page.body)))
 
 
 async def test_a_page_of_another_control_plane_is_not_believed(site: Site, feed: Feed) -> None:
     with pytest.raises(IdentityError, match="not signed"):
-        feed.accept(bytes(31) + b"\x01", site.snapshot())
+        accept(feed, bytes(31) + b"\x01", site.snapshot())
 
 
 async def test_an_older_page_is_refused_even_though_it_was_signed_once(site: Site, feed: Feed) -> None:
     old, new = site.snapshot(), site.snapshot()
-    feed.accept(site.public_key, new)
+    accept(feed, site.public_key, new)
     with pytest.raises(IdentityError, match="backwards"):
-        feed.accept(site.public_key, old)
+        accept(feed, site.public_key, old)
     assert feed.version == 2
 
 
@@ -98,31 +107,27 @@ def delta(site: Site, feed: Feed, context: bytes = DELTA_CONTEXT, **changes: Any
     return StoredPage(body, site.feed_key.sign(context + body), 0.0)
 
 
-def now(_: int) -> None:
-    """Any version is the newest."""
-
-
 async def test_a_delta_is_taken_on_the_state_that_it_is_for_and_on_no_other(site: Site, feed: Feed) -> None:
     with pytest.raises(IdentityError, match="another state"):
-        feed.accept_delta(site.public_key, delta(site, feed, after_mark="a"), now)  # nothing is held yet
-    feed.accept(site.public_key, site.snapshot(mark="a"))
+        accept_delta(feed, site.public_key, delta(site, feed, after_mark="a"))  # nothing is held yet
+    accept(feed, site.public_key, site.snapshot(mark="a"))
     seen: list[tuple[int, int]] = []
     feed.listen(lambda old, new: seen.append((len(old.callers), len(new.callers))))
     for wrong in ({"after": 0}, {"after": 2, "version": 3}, {"after_mark": "c"}, {"version": 1}, {"version": 0}):
         with pytest.raises(IdentityError, match="another state"):
-            feed.accept_delta(site.public_key, delta(site, feed, **wrong), now)
+            accept_delta(feed, site.public_key, delta(site, feed, **wrong))
     good = delta(site, feed)
     with pytest.raises(IdentityError, match="not signed"):
-        feed.accept_delta(site.public_key, replace(good, body=good.body.replace(b"gone_callers", b"gone_collars")), now)
+        accept_delta(feed, site.public_key, replace(good, body=good.body.replace(b"gone_callers", b"gone_collars")))
     with pytest.raises(IdentityError, match="not signed"):
-        feed.accept_delta(site.public_key, delta(site, feed, SNAPSHOT_CONTEXT), now)
+        accept_delta(feed, site.public_key, delta(site, feed, SNAPSHOT_CONTEXT))
     assert (feed.version, seen) == (1, [])
-    feed.accept_delta(site.public_key, good, now)
+    accept_delta(feed, site.public_key, good)
     assert (feed.version, seen) == (2, [(1, 0)])
     with pytest.raises(IdentityError, match="another state"):
-        feed.accept_delta(site.public_key, good, now)  # replayed
+        accept_delta(feed, site.public_key, good)  # replayed
     with pytest.raises(IdentityError, match="backwards"):
-        feed.accept(site.public_key, _first(site))
+        accept(feed, site.public_key, _first(site))
     assert feed.version == 2
 
 
@@ -135,7 +140,7 @@ async def test_it_is_stale_before_the_first_word_and_when_control_was_silent_for
     site: Site, feed: Feed, clock: Clock
 ) -> None:
     assert feed.is_stale
-    feed.accept(site.public_key, replace(site.snapshot(), confirmed_at=clock.now))
+    accept(feed, site.public_key, replace(site.snapshot(), confirmed_at=clock.now))
     assert not feed.is_stale
     clock.now += 61
     assert feed.is_stale
@@ -146,11 +151,11 @@ async def test_it_is_stale_before_the_first_word_and_when_control_was_silent_for
 async def test_a_wait_ends_when_the_feed_brings_what_is_waited_for_and_not_before(site: Site, feed: Feed) -> None:
     async with asyncio.timeout(5):
         waiting = asyncio.gather(feed.wait_until(lambda directory: directory.version == 2, 5.0))
-        feed.accept(site.public_key, site.snapshot())
+        accept(feed, site.public_key, site.snapshot())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waiting.done()
-        feed.accept(site.public_key, site.snapshot())
+        accept(feed, site.public_key, site.snapshot())
         assert await waiting == [True]
 
 

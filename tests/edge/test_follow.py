@@ -112,10 +112,12 @@ async def test_without_control_an_edge_restarts_on_its_last_snapshot_and_catches
             await alone.stop()
 
 
-@pytest.mark.parametrize("wrong", ["signature", "gap", "garbage"])
+@pytest.mark.parametrize("wrong", ["signature", "gap", "garbage", "size", "status"])
 async def test_a_delta_that_cannot_be_taken_is_made_up_for_by_the_whole(
-    control: Control, folder: Path, token_file: Path, wrong: str
+    control: Control, folder: Path, token_file: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if wrong == "size":
+        monkeypatch.setattr("penstock.edge.control._MAX_DELTA", 10)
     async with control.running(), asyncio.timeout(10):
         edge = fresh(control, folder, enrolment_token_file=token_file)
         await edge.start()
@@ -126,12 +128,16 @@ async def test_a_delta_that_cannot_be_taken_is_made_up_for_by_the_whole(
         text = b"{}" if wrong == "garbage" else body.model_dump_json().encode()
         signature = control.site.feed_key.sign(DELTA_CONTEXT + text)
         control.delta = StoredPage(text, bytes(64) if wrong == "signature" else signature, 0.0)
+        control.no_deltas = wrong == "status"
         control.site.tunnels = ()
         with structlog.testing.capture_logs() as logs:
             control.publish()
             await until(lambda: not edge.feed.directory.tunnels)
-        assert "delta" in str(next(log for log in logs if log["event"] == "feed interrupted")["reason"])
+        (said,) = [log for log in logs if log["event"] == "feed interrupted"]
+        expected = {"size": "too large", "status": "does not give the feed"}.get(wrong, "delta")
+        assert expected in said["reason"]
         assert edge.feed.version == held.version + 1
+        assert ["delta" in asked for asked in control.asked[:3]] == [False, True, False]
         await edge.stop()
 
 
@@ -139,7 +145,7 @@ async def test_a_poll_on_a_connection_that_died_in_silence_is_given_up_and_the_f
     control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.edge.reports._REPORT", 0.2)
-    monkeypatch.setattr("penstock.edge.follow._ANSWER", 0.5)
+    monkeypatch.setattr("penstock.edge.control._ANSWER", 0.5)
     monkeypatch.setattr("penstock.edge.presence._EVERY", 0.1)
     async with control.running(), asyncio.timeout(30), Forwarder(HostPort("127.0.0.1", control.port)) as between:
         edge = fresh(control, folder, enrolment_token_file=token_file, control_url=f"http://{between.address}")

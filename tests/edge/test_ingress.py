@@ -108,7 +108,7 @@ async def test_while_control_is_away_what_may_only_be_too_new_is_refused_for_now
         assert (await site.ask(edge, pair=newcomer))[0].header(b"retry-after") == b"1"
         assert (await refusal(site, edge, pair=spent))[:2] == (403, "caller_forbidden")  # no news can make it valid
         async with current(site.feed_key) as control:
-            edge._follower._client.base_url = control.url
+            edge._control.client.base_url = control.url
             await until(lambda: not edge.feed.is_interrupted)
             assert edge.metrics.feed_interrupted.collect()[0].samples[0].value == 0
             final = [(await refusal(site, edge, **each))[:2] for each in asked]

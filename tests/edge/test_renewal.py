@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.support.control import Api
     from tests.support.site import Site
 
-    from penstock.edge.follow import Follower
+    from penstock.edge.control import ControlPlane
     from penstock.edge.state import EdgeIdentity
 
 pytestmark = pytest.mark.anyio
@@ -122,7 +122,7 @@ class Issuer:
     site: Site
     asked: int = 0
 
-    async def renewed(self, _: EdgeIdentity, csr_pem: str) -> EdgeCertificate:
+    async def renew(self, _: EdgeIdentity, csr_pem: str) -> EdgeCertificate:
         self.asked += 1
         now = datetime.now(UTC)
         self.site.edge_validity = certs.Validity(now, now + timedelta(days=365))
@@ -141,8 +141,8 @@ async def test_a_certificate_that_the_disk_does_not_take_is_shown_all_the_same_a
     identity = EdgeState(folder).load_identity()
     assert identity is not None
     presented, issuer, metrics = Presented(identity), Issuer(site), EdgeMetrics.on(CollectorRegistry())
-    follower = cast("Follower", issuer)
-    renewal = Renewal(presented, follower, EdgeState(folder), name="edge-1", metrics=metrics, log=structlog.get_logger())
+    control = cast("ControlPlane", issuer)
+    renewal = Renewal(presented, control, EdgeState(folder), name="edge-1", metrics=metrics, log=structlog.get_logger())
     aside = folder.rename(tmp_path / "aside")
     with capture_logs() as lines:
         tasks = Tasks()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.site import SECRET
 
-from penstock.edge.state import EdgeState, StoredPage, identity_of
+from penstock.edge.state import EdgeState, StoredFeed, StoredPage, identity_of
 from penstock.errors import ConfigError
 from penstock.tls import certs
 
@@ -20,7 +20,7 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
     folder = tmp_path / "state"
     state = EdgeState(folder)
     state.prepare()
-    assert (state.load_identity(), state.load_snapshot()) == (None, None)
+    assert (state.load_identity(), state.load_feed()) == (None, StoredFeed(-1, None, ()))
     key = certs.make_ec_key()
     state.save_identity(identity_of(site.enrolment("edge-1", key.public_key()), certs.key_to_pem(key)))
     snapshot = StoredPage(b"body", bytes(range(64)), 1_700_000_000.0)
@@ -30,7 +30,7 @@ def test_what_was_saved_is_loaded_again_and_only_its_owner_can_read_it(site: Sit
     identity = again.load_identity()
     assert identity is not None
     assert (identity.key_pem, identity.feed_key) == (certs.key_to_pem(key), site.public_key)
-    assert (again.load_snapshot(), again.load_version()) == (snapshot, 7)
+    assert again.load_feed() == StoredFeed(7, snapshot, ())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
@@ -62,10 +62,10 @@ def test_a_broken_identity_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_version_that_is_none_says_what_to_do(tmp_path: Path) -> None:
-    assert EdgeState(tmp_path).load_version() == -1
+    assert EdgeState(tmp_path).load_feed().version == -1
     (tmp_path / "version").write_text("seven")
     with pytest.raises(ConfigError, match="not a version"):
-        EdgeState(tmp_path).load_version()
+        EdgeState(tmp_path).load_feed()
 
 
 def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:

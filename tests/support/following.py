@@ -35,6 +35,10 @@ class Control:
     """The status that reports are answered with; 0 for no answer."""
     delta: StoredPage | None = None
     """What is answered to those who take a delta."""
+    no_deltas: bool = False
+    """Those who take a delta are answered 500."""
+    asked: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    """What the feed was asked."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     enrolments: list[EdgeEnrolmentRequest] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -98,12 +102,15 @@ class Control:
                 return self.presence, b"", ""
             return 200, b'{"is_known": true, "holders": {}}', ""
         asked = dict(parse_qsl(target.partition("?")[2]))
+        self.asked.append(asked)
         if int(asked["after"]) >= self.version:
             try:
                 async with asyncio.timeout(int(asked["wait"])):
                     await self.news.wait()
             except TimeoutError:
                 return 204, b"", self.fresh(asked["nonce"])
+        if self.no_deltas and "delta" in asked:
+            return 500, b"", ""
         if self.delta is not None and "delta" in asked:
             extra = f"Penstock-Signature: {_text(self.delta.signature)}\r\nPenstock-Feed: delta\r\n"
             return 200, self.delta.body, extra + self.fresh(asked["nonce"])

@@ -25,6 +25,7 @@ from tests.support.current import current
 
 from penstock.agent.config import AgentConfig
 from penstock.agent.server import Agent
+from penstock.edge import pages
 from penstock.edge.config import EdgeConfig
 from penstock.edge.server import Edge
 from penstock.edge.state import EdgeState, StoredPage, identity_of
@@ -130,7 +131,7 @@ class Site:
         """The feed brings the present tunnels and callers."""
         stored = self.snapshot()
         for edge in edges:
-            edge.feed.accept(self.public_key, stored)
+            edge.feed.take(pages.whole(self.public_key, stored), stored.confirmed_at)
 
     # --- the edge ---------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from structlog.typing import FilteringBoundLogger
 
-    from penstock.edge.follow import Follower
+    from penstock.edge.control import ControlPlane
     from penstock.edge.metrics import EdgeMetrics
     from penstock.edge.state import EdgeIdentity, EdgeState
     from penstock.tls.contexts import TLSContext
@@ -71,7 +71,7 @@ class Renewal:
     def __init__(
         self,
         presented: Presented,
-        follower: Follower,
+        control: ControlPlane,
         state: EdgeState,
         *,
         name: str,
@@ -80,7 +80,7 @@ class Renewal:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._presented = presented
-        self._follower = follower
+        self._control = control
         self._state = state
         self._name = name
         self._metrics = metrics
@@ -135,7 +135,7 @@ class Renewal:
 
     async def _renew(self) -> None:
         key = certs.make_ec_key()
-        answer = await self._follower.renewed(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
+        answer = await self._control.renew(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
         certificate = certs.load_certificate(answer.certificate_pem)
         if certificate.public_key() != key.public_key():
             raise IdentityError("the control plane signed another key than this edge's")

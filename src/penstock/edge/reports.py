@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 from pydantic import ValidationError
 
+from penstock.edge.control import bearer
 from penstock.edge.presence import SilenceError
 from penstock.errors import UnavailableError
 from penstock.schema.edges import PresenceAnswer, PresenceReport
 
 if TYPE_CHECKING:
     from penstock.edge.state import EdgeIdentity
-    from penstock.secret import Secret
 
 _REPORT: Final = 5.0  # seconds for a report: one that takes as long as half the lease is as good as lost
 
 
 class ControlReporter:
-    """Presence's way to the control plane, on the follower's connections."""
+    """Presence's way to the control plane, on the edge's connections to it."""
 
     def __init__(self, client: httpx2.AsyncClient, identity: EdgeIdentity) -> None:
         self._client = client
@@ -45,8 +45,3 @@ class ControlReporter:
         if response.status_code not in {200, 204}:
             raise UnavailableError("the control plane took no report", detail=f"status {response.status_code}")
         return response
-
-
-def bearer(secret: Secret) -> dict[str, str]:
-    """The header that says who asks."""
-    return {"authorization": f"Bearer {secret.reveal()}"}

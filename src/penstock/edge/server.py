@@ -8,14 +8,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from penstock.config.types import HostPort
+from penstock.edge.control import ControlPlane
+from penstock.edge.enrol import Enrolment
 from penstock.edge.feed import Feed
 from penstock.edge.files import limits_that_hold
 from penstock.edge.follow import Follower
 from penstock.edge.ingress import Ingress
+from penstock.edge.kept import Kept
 from penstock.edge.metrics import EdgeMetrics
 from penstock.edge.peers import Peers
 from penstock.edge.presence import Presence
 from penstock.edge.renewal import Presented, Renewal
+from penstock.edge.reports import ControlReporter
 from penstock.edge.sessions import Sessions
 from penstock.edge.sources import Sources
 from penstock.edge.state import EdgeIdentity, EdgeState
@@ -49,7 +53,9 @@ class Edge:
         self.feed = Feed(stale_limit=config.stale_limit, clock=clock, on_error=self._failed)
         metrics.feed_interrupted.set_function(lambda: float(self.feed.is_interrupted))
         self._state = EdgeState(config.state_dir)
-        self._follower = Follower(config, self._state, self.feed, self._log, clock=clock)
+        self._control = ControlPlane(config)
+        kept = Kept(self._state, self._log, writes=not config.worker)
+        self._follower = Follower(self._control, kept, self.feed, self._log, clock=clock)
         self.sessions = Sessions(
             name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
         )
@@ -138,15 +144,13 @@ class Edge:
             await self._admin.start()
         for address in (config.callers_addr, config.agents_addr):  # before a token is spent on an edge that cannot listen
             await check_bindable(address.host, address.port, is_shared=config.is_worker)
-        identity: EdgeIdentity = await self._follower.identify(
-            config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
-        )
+        identity: EdgeIdentity = await Enrolment(config, self._state, self._control, self._log).identify()
         await self._follower.catch_up(identity)
         self._following = self._tasks.keep(lambda: self._follower.follow(identity), "feed")
         presented = self._presented = Presented(identity)
         self.feed.listen(lambda _, new: self._callers_ca(presented, new.caller_ca_pem))
         self._callers_ca(presented, self.feed.directory.caller_ca_pem)
-        renewal = Renewal(presented, self._follower, self._state, name=config.name, metrics=self.metrics, log=self._log)
+        renewal = Renewal(presented, self._control, self._state, name=config.name, metrics=self.metrics, log=self._log)
         # One of several workers renews, the others take over what it wrote.
         self._tasks.keep(renewal.follow if config.worker else renewal.keep, "renewal")
         limits = config.limits
@@ -175,7 +179,7 @@ class Edge:
         )
         if config.worker_socket is not None:
             self._workers = await listen_unix(config.worker_socket, self.ingress.accept_worker)
-        reporter = self._reporter = self._follower.reporter(identity)
+        reporter = self._reporter = ControlReporter(self._control.client, identity)
         self._tasks.keep(lambda: self._presence.keep(reporter), "presence")
         self._tasks.keep(self.ingress.events.keep_alive, "keep alive")
         self._log.info("edge listening", callers=str(self.callers_address), agents=str(self.agents_address))
@@ -194,7 +198,7 @@ class Edge:
         if self._reporter is not None:
             await self._step("leave", self._presence.leave(self._reporter))
             self._reporter = None
-        await self._step("let go of control", self._follower.aclose())
+        await self._step("let go of control", self._control.aclose())
         if self._admin is not None:
             await self._step("close admin port", self._admin.stop())
         self._callers = self._agents = self._workers = None

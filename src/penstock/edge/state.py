@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SIGNATURE: Final = 64  # bytes, before the body: Ed25519
 _LENGTH: Final = 4  # bytes, before a delta's signature: its body's
+_READ_AGAIN: Final = 10  # times where the snapshot is replaced while it is read: the next comes a second later at the soonest
 _MAX_FILE: Final = 256 * 1024 * 1024  # a million tunnels and callers are some 400 bytes each
 
 
@@ -52,6 +53,15 @@ class StoredPage:
     confirmed_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFeed:
+    """What the disk kept of the feed. version: the highest ever held, -1 before the first."""
+
+    version: int
+    snapshot: StoredPage | None
+    deltas: tuple[StoredPage, ...]
+
+
 class EdgeState:
     """Reads and writes the folder, or raises ConfigError; every method blocks, callers on a loop use a thread."""
 
@@ -62,8 +72,8 @@ class EdgeState:
         self._enrolment = folder / "enrolment.json"
         self._snapshot = folder / "snapshot"
         self._deltas = folder / "deltas"
-        self.deltas_size = 0
-        """Bytes of whole deltas that are kept; what may follow them was cut short."""
+        self.snapshot_size = self.deltas_size = 0
+        """Bytes of the snapshot, and of whole deltas; what may follow those was cut short."""
         self._version = folder / "version"
         self._addresses = folder / "addresses"
 
@@ -106,15 +116,28 @@ class EdgeState:
         """Keep the addresses it enrolled under."""
         write_file(self._addresses, addresses)
 
-    def load_snapshot(self) -> StoredPage | None:
-        """The last snapshot kept; its signature is for the feed to check."""
+    def load_feed(self) -> StoredFeed:
+        """The last snapshot kept and the deltas since; their signatures are for who uses them to check.
+
+        Another worker may write meanwhile: a snapshot is read again where it was replaced before the deltas were read.
+        """
+        version = self._load_version()  # first: what is written later is no lower
+        snapshot, deltas = self._load_snapshot(), self._load_deltas()
+        for _ in range(_READ_AGAIN):
+            if snapshot is None or snapshot.signature == self._read(self._snapshot, _SIGNATURE):
+                break
+            snapshot, deltas = self._load_snapshot(), self._load_deltas()
+        return StoredFeed(version, snapshot, deltas)
+
+    def _load_snapshot(self) -> StoredPage | None:
         held = self._read(self._snapshot)
         if held is None:
             return None
+        self.snapshot_size = len(held)
         return StoredPage(held[_SIGNATURE:], held[:_SIGNATURE], self._snapshot.stat().st_mtime)
 
-    def load_deltas(self) -> list[StoredPage]:
-        """The deltas kept since that snapshot, or before it where saving it was cut short."""
+    def _load_deltas(self) -> tuple[StoredPage, ...]:
+        """Those since that snapshot, or before it where saving it was cut short."""
         held = self._read(self._deltas) or b""
         deltas: list[StoredPage] = []
         at = 0
@@ -124,14 +147,14 @@ class EdgeState:
             deltas.append(StoredPage(held[body:end], held[signature:body], 0.0))
             at = end
         self.deltas_size = at
-        return deltas
+        return tuple(deltas)
 
     def save_snapshot(self, stored: StoredPage, version: int) -> None:
         """Keep a snapshot, and that it was held. In this order: cut between the two, the snapshot still serves a restart."""
         write_file(self._snapshot, stored.signature.ljust(_SIGNATURE, b"\0") + stored.body)
         with writing(self._deltas):
             self._deltas.unlink(missing_ok=True)
-        self.deltas_size = 0
+        self.snapshot_size, self.deltas_size = _SIGNATURE + len(stored.body), 0
         self.confirm_snapshot(stored.confirmed_at)
         write_file(self._version, str(version))
 
@@ -148,8 +171,12 @@ class EdgeState:
         self.confirm_snapshot(stored.confirmed_at)
         write_file(self._version, str(version))
 
-    def load_version(self) -> int:
-        """The highest version ever kept; -1 on a first start."""
+    def confirm_snapshot(self, confirmed_at: float) -> None:
+        """Control said that nothing is newer than what is kept."""
+        with writing(self._snapshot):
+            os.utime(self._snapshot, (confirmed_at, confirmed_at))
+
+    def _load_version(self) -> int:
         text = (read_file(self._version) or "-1").strip()
         try:
             return int(text)
@@ -159,15 +186,10 @@ class EdgeState:
                 hint=f"delete the folder {self._folder} (state_dir) and start with an enrolment token to enrol again",
             ) from None
 
-    def confirm_snapshot(self, confirmed_at: float) -> None:
-        """Control said that nothing is newer than what is kept."""
-        with writing(self._snapshot):
-            os.utime(self._snapshot, (confirmed_at, confirmed_at))
-
-    def _read(self, file: Path) -> bytes | None:
+    def _read(self, file: Path, size: int = _MAX_FILE) -> bytes | None:
         try:
             with file.open("rb") as opened:
-                return opened.read(_MAX_FILE)
+                return opened.read(size)
         except FileNotFoundError:
             return None
         except OSError as exc:

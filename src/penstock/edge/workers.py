@@ -13,13 +13,12 @@ import contextlib
 import os
 import signal
 import stat
-import time
 from asyncio.subprocess import Process, create_subprocess_exec
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from penstock.config.types import HostPort
-from penstock.edge.feed import Feed
-from penstock.edge.follow import Follower
+from penstock.edge.control import ControlPlane
+from penstock.edge.enrol import Enrolment
 from penstock.edge.server import Edge
 from penstock.edge.state import EdgeState
 from penstock.errors import PenstockError, UnavailableError
@@ -92,14 +91,11 @@ class Workers:
     async def start(self) -> None:
         """Enrol if need be, once for all of them, and start them; returns when all serve."""
         config = self._config
-        feed = Feed(stale_limit=config.stale_limit, clock=time.time)
-        follower = Follower(config, EdgeState(config.state_dir), feed, self._log)
+        control = ControlPlane(config)
         try:
-            await follower.identify(
-                config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
-            )
+            await Enrolment(config, EdgeState(config.state_dir), control, self._log).identify()
         finally:
-            await follower.aclose()
+            await control.aclose()
         self._alive = os.pipe()
         for number in range(config.workers):
             await self._launch(number)

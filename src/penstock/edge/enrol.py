@@ -1,0 +1,114 @@
+"""Who this edge is: the identity on disk, or on a first start the one that control gives for an enrolment token."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from penstock.edge.state import identity_of
+from penstock.errors import ConfigError, UnavailableError
+from penstock.net.backoff import Backoff
+from penstock.schema.edges import EdgeEnrolmentRequest
+from penstock.secret import Secret
+from penstock.tls import certs, contexts
+from penstock.tls.names import edge_server_name
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from penstock.config.types import HostPort
+    from penstock.edge.config import EdgeConfig
+    from penstock.edge.control import ControlPlane
+    from penstock.edge.state import EdgeIdentity, EdgeState
+    from penstock.schema.edges import EdgeEnrolment
+
+_SAID_AGAIN: Final = 15.0  # seconds between two lines about a control plane that is not there yet
+
+
+class Enrolment:
+    """Of one edge, once in its life, and anew where it has moved."""
+
+    def __init__(self, config: EdgeConfig, state: EdgeState, control: ControlPlane, log: FilteringBoundLogger) -> None:
+        self._config = config
+        self._state = state
+        self._control = control
+        self._log = log
+
+    async def identify(self) -> EdgeIdentity:
+        """The identity, enrolled under the addresses that peers will dial. ConfigError, IdentityError, UnavailableError."""
+        config = self._config
+        callers, agents = config.advertise_callers or config.callers_addr, config.advertise_agents or config.agents_addr
+        await asyncio.to_thread(self._state.prepare)
+        identity = await asyncio.to_thread(self._state.load_identity)
+        addresses = f"callers {callers}, agents {agents}"
+        known = await asyncio.to_thread(self._state.load_addresses)
+        if identity is not None and known is not None and known != addresses:
+            self._log.info("edge moved: it enrols anew", was=known, now=addresses)
+            if config.enrolment_token_file is None:
+                raise ConfigError(
+                    "this edge has moved since it enrolled, and has no enrolment token",
+                    detail=f"was {known}; now {addresses}",
+                    hint="set enrolment_token_file to enrol it anew, or advertise the addresses it had",
+                )
+            identity = None
+        if identity is None:
+            identity = await self._enrol(callers, agents)
+            known = None
+        if known is None:
+            await asyncio.to_thread(self._state.save_addresses, addresses)
+        return identity
+
+    async def _enrol(self, callers: HostPort, agents: HostPort) -> EdgeIdentity:
+        token = await asyncio.to_thread(self._token)
+        key = certs.make_ec_key()
+        key_pem = certs.key_to_pem(key)
+        request = EdgeEnrolmentRequest(
+            name=self._config.name,
+            caller_address=str(callers),
+            agent_address=str(agents),
+            csr_pem=certs.make_csr(key, edge_server_name(self._config.name)),
+        )
+        enrolment = await self._ask_until_answered(request, token)
+        try:
+            identity = identity_of(enrolment, key_pem)
+        except (ValueError, binascii.Error):
+            raise UnavailableError("the control plane's answer to the enrolment cannot be read") from None
+        await asyncio.to_thread(self._state.save_identity, identity)
+        self._log.info("edge enrolled", edge=identity.edge_id, name=self._config.name)
+        return identity
+
+    async def _ask_until_answered(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
+        """Control may start after the edge does; a refusal is final, silence is not, for `start_timeout`."""
+        waits = Backoff(secrets.SystemRandom().random, base=0.2, cap=5.0)
+        loop = asyncio.get_running_loop()
+        said = -_SAID_AGAIN
+        last: UnavailableError | None = None
+        try:
+            async with asyncio.timeout(self._config.start_timeout):
+                while True:
+                    try:
+                        return await self._control.enrol(request, token)
+                    except UnavailableError as exc:
+                        last = exc
+                        if loop.time() - said >= _SAID_AGAIN:
+                            said = loop.time()
+                            self._log.warning("not enrolled yet", reason=exc.public, detail=exc.detail, hint=exc.hint)
+                        await asyncio.sleep(waits.next())
+        except TimeoutError:
+            raise UnavailableError(
+                f"the control plane at {self._config.control_url} does not enrol this edge"
+                + (f": {last.public}" if last else ""),
+                detail=last.detail if last else None,
+                hint=(last.hint if last else None) or "check control_url, and that control runs",
+            ) from None
+
+    def _token(self) -> Secret:
+        file = self._config.enrolment_token_file
+        if file is None:
+            raise ConfigError(
+                "this edge has no identity yet and no enrolment token",
+                hint="set enrolment_token_file to a file with a token made by the control plane",
+            )
+        return Secret(contexts.read_pem(file).strip())
