@@ -110,8 +110,10 @@ async def test_two_workers_of_one_edge_hold_a_lease_each(api: Api) -> None:
     worker.headers = one.headers
     held = await wire_id(api, tunnel)
     await one.report(held)
-    await worker.report(held)
+    assert (await worker.report())["holders"] == {held: ["edge-1"]}  # by its sibling
+    assert (await worker.report(held))["holders"] == {held: ["edge-1"]}
     await one.withdraw()
+    assert (await worker.report(held))["holders"] == {}
     assert (await observer.report())["holders"] == {held: ["edge-1"]}
     await worker.withdraw()
     assert (await observer.report())["holders"] == {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.edge.test_peers import cluster
 from tests.support.rawagent import raw_agent
-from tests.support.site import Echo, Origin, tunnel, until
+from tests.support.site import TUNNEL_ID, Echo, Origin, tunnel, until
 
 if TYPE_CHECKING:
     from tests.support.site import Site
@@ -127,6 +127,29 @@ async def test_as_many_wait_for_one_tunnel_and_in_all_as_may(site: Site) -> None
             assert await asked(site, edge) == REFUSED  # all places are
         edge.sessions.returning.end_all()
         assert await asyncio.gather(*waiting) == [REFUSED, REFUSED]
+
+
+async def test_callers_of_an_agent_that_comes_back_at_another_edge_are_passed_on_as_soon_as_control_says_where(
+    site: Site,
+) -> None:
+    """What control said before is no news: the other edge may have lost it too."""
+    async with Origin(Echo) as origin, cluster(site, limits=LONG) as (holder, other), asyncio.timeout(20):
+        hears = site.controls["edge-2"]
+        assert hears.holders == {str(TUNNEL_ID): ("edge-1",)}
+        await left(site, other)
+        reports = hears.reports
+        async with asyncio.TaskGroup() as group:
+            asking = [group.create_task(asked(site, other)) for _ in range(3)]
+            await until(lambda: other.sessions.returning.waiting == 3)
+            await until(lambda: hears.reports >= reports + 2)  # woken in vain, they wait on
+            hears.holders = {}
+            assert not any(task.done() for task in asking)
+            async with site.agent(holder, url=origin.url, links=1):
+                hears.holders = {str(TUNNEL_ID): ("edge-1",)}
+                assert [status for status, *_ in await asyncio.gather(*asking)] == [101] * 3
+                assert hears.reports < reports + 20  # asked now and then
+        assert outcomes(other) == {"opened": 3}
+        assert outcomes(holder) == {}
 
 
 async def test_another_edge_that_has_the_tunnel_serves_without_a_wait_and_waits_for_nobody_itself(site: Site) -> None:

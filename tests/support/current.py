@@ -22,6 +22,7 @@ class Current:
     """`holders`: which edges hold which tunnel, as reports are answered."""
 
     url: str = ""
+    reports: int = 0
     holders: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
@@ -59,6 +60,7 @@ async def _answer(told: Current, feed_key: Ed25519PrivateKey, target: str) -> by
     url = urlsplit(target)
     asked = {name: values[0] for name, values in parse_qs(url.query).items()}
     if "nonce" not in asked:
+        told.reports += 1
         body = PresenceAnswer(is_known=True, holders=told.holders).model_dump_json().encode()
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     if float(asked["wait"]):

@@ -196,10 +196,7 @@ class Ingress:
         outcome = "gone"
         self._metrics.waiting.inc()
         try:
-            await returning.wait(tunnel_id)
-            if self._stopping:
-                raise unavailable("this edge is stopping")
-            carried = await self._try(asked, await self._admit(asked.identity, request.host), request, seat)
+            carried = await self._hold(asked, request, seat, tunnel_id)
             outcome = "opened" if carried else "refused"
             return carried
         except TunnelError:
@@ -208,6 +205,21 @@ class Ingress:
         finally:
             self._metrics.waiting.dec()
             self._metrics.held.labels(outcome).inc()
+
+    async def _hold(self, asked: Asked, request: UpgradeRequest, seat: Seat, tunnel_id: UUID) -> bool:
+        """As `_carry`, when there is a link again, here or elsewhere, or the time is over."""
+        returning = self._sessions.returning
+        again = False
+        while True:
+            await returning.wait(tunnel_id, again=again)
+            if self._stopping:
+                raise unavailable("this edge is stopping")
+            try:
+                return await self._try(asked, await self._admit(asked.identity, request.host), request, seat)
+            except NoLinkError:
+                if not returning.may_wait(tunnel_id):
+                    raise
+            again = True
 
     async def _try(self, asked: Asked, admission: Admission, request: UpgradeRequest, seat: Seat) -> bool:
         """As `_carry`, with what is there now. NoLinkError where nobody has a link that takes the stream."""

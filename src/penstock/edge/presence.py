@@ -15,12 +15,13 @@ from penstock.errors import PenstockError, UnavailableError
 from penstock.schema.edges import LinkReport, LinkUsage, PresenceAnswer, PresenceReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from structlog.typing import FilteringBoundLogger
 
 _USAGE_EVERY: Final = 10.0  # seconds: people read it, and each change is a row written
 _EVERY: Final = 3.0  # seconds; the lease is 10
+_AWAITED: Final = 0.5  # while callers wait to hear where their tunnel's next link is, which is for a few seconds at most
 _GATHER: Final = 0.05  # an agent's links come and go together: one report for them
 _GOODBYE: Final = 2.0  # a stop does not wait longer for a control plane that is away
 
@@ -51,11 +52,16 @@ class Presence:
         *,
         usage: Callable[[], Iterable[LinkUsage]] = tuple,
         on_silence: Callable[[], None] = lambda: None,
+        awaited: Callable[[], Collection[UUID]] = tuple,
+        on_found: Callable[[UUID], None] = lambda _: None,
     ) -> None:
+        """awaited: the tunnels whose next link somebody waits for; `on_found` is called with one that others hold by now."""
         self.incarnation = str(uuid4())
         self._links = links
         self._usage = usage
         self._on_silence = on_silence
+        self._awaited = awaited
+        self._on_found = on_found
         self._used: Mapping[str, LinkUsage] = {}
         self._used_at = 0.0
         self._log = log
@@ -69,7 +75,7 @@ class Presence:
         return self._holders.get(tunnel_id, ())
 
     def change(self) -> None:
-        """The links are others than before."""
+        """There is something to tell or to ask at once: the links are others, or somebody waits for one."""
         self._changed.set()
 
     def drain(self) -> None:
@@ -91,7 +97,9 @@ class Presence:
                 if isinstance(exc, SilenceError):
                     self._on_silence()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY):  # not `wait_for`: before 3.12 that loses a cancellation
+                async with asyncio.timeout(
+                    _AWAITED if self._awaited() else _EVERY
+                ):  # not `wait_for`: before 3.12 that loses a cancellation
                     await self._changed.wait()
                 await asyncio.sleep(_GATHER)
 
@@ -114,6 +122,8 @@ class Presence:
         if not answer.is_known:
             self._changed.set()
         self._holders = {UUID(wire_id): names for wire_id, names in answer.holders.items()}
+        for tunnel_id in [awaited for awaited in self._awaited() if awaited in self._holders]:
+            self._on_found(tunnel_id)
 
     def _new_usage(self, *, all_of_it: bool) -> tuple[LinkUsage, ...]:
         now = asyncio.get_running_loop().time()

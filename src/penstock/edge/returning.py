@@ -2,6 +2,7 @@
 
 An agent that restarts is away for a second, and a tunnel with one agent has nobody else meanwhile: a caller that waits costs
 less than a call that fails. Nobody waits for a tunnel that had no link just now, nor longer than `return_seconds` after it had.
+The next link may come here, or at another edge: then whoever waits here is passed on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
     from uuid import UUID
 
     from penstock.edge.config import EdgeLimits
@@ -26,6 +27,8 @@ class Returning:
         self._waiting: dict[UUID, set[asyncio.Future[None]]] = {}
         self.waiting = 0
         """Callers that wait now, for any tunnel."""
+        self.on_awaited: Callable[[], None] = lambda: None
+        """Called when the first caller waits for a tunnel."""
 
     def left(self, tunnel_id: UUID) -> None:
         """Its last link here ended."""
@@ -39,9 +42,17 @@ class Returning:
         """There is a link again, or there is not to be one: whoever waits finds out which."""
         for tunnel_id in tunnel_ids:
             self._left.pop(tunnel_id, None)
-            for woken in self._waiting.get(tunnel_id, ()):
-                if not woken.done():
-                    woken.set_result(None)
+            self.wake(tunnel_id)
+
+    def wake(self, tunnel_id: UUID) -> None:
+        """Another edge may have a link: whoever waits tries, and may wait again."""
+        for woken in self._waiting.get(tunnel_id, ()):
+            if not woken.done():
+                woken.set_result(None)
+
+    def awaited(self) -> Collection[UUID]:
+        """The tunnels that somebody waits for."""
+        return self._waiting.keys()
 
     def end_all(self) -> None:
         """The edge stops."""
@@ -52,10 +63,15 @@ class Returning:
         has_room = self.waiting < self._most and len(self._waiting.get(tunnel_id, ())) < self._most_a_tunnel
         return has_room and self._seconds_left(tunnel_id) > 0
 
-    async def wait(self, tunnel_id: UUID) -> None:
-        """Until it has a link or nobody waits for one any more: then it is worth one more try."""
+    async def wait(self, tunnel_id: UUID, *, again: bool = False) -> None:
+        """Until it may have a link or nobody waits for one any more: then it is worth one more try.
+
+        again: it was woken in vain.
+        """
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(tunnel_id, set())
+        if not waiting and not again:
+            self.on_awaited()
         waiting.add(woken)
         self.waiting += 1
         try:

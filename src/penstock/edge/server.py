@@ -61,8 +61,16 @@ class Edge:
         )
         if config.worker is not None and config.workers > 1:
             self.sessions.worker = (config.worker, config.workers)
-        self._presence = Presence(self.sessions.reports, self._log, usage=self.sessions.usage, on_silence=self._follower.doubt)
-        self.sessions.on_change = self._presence.change
+        returning = self.sessions.returning
+        self._presence = Presence(
+            self.sessions.reports,
+            self._log,
+            usage=self.sessions.usage,
+            on_silence=self._follower.doubt,
+            awaited=returning.awaited,
+            on_found=returning.wake,
+        )
+        self.sessions.on_change = returning.on_awaited = self._presence.change
         self._peers = Peers(
             config.name,
             context=self._peer_context,

@@ -194,12 +194,12 @@ class PresenceReport(Wire):
 
 
 class PresenceAnswer(Wire):
-    """What the other edges hold."""
+    """What others hold."""
 
     is_known: bool
     """False: the lease had run out; report all links again."""
     holders: dict[str, tuple[str, ...]]
-    """Names of the other edges that hold a link of a tunnel, by its wire id."""
+    """Names of the edges that hold a link of a tunnel, by its wire id; of the asking one where another of its workers does."""
 
 
 class EdgeInfo(Wire):

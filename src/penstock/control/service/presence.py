@@ -30,7 +30,7 @@ _l, _k, _e = presence.leases, presence.links, tables.edges
 
 
 async def report(core: Core, edge: Edge, said: PresenceReport) -> PresenceAnswer:
-    """Renew the lease of an edge's incarnation, take over its links if they changed, and tell what the other edges hold.
+    """Renew the lease of an edge's incarnation, take over its links if they changed, and tell who else holds what.
 
     `is_known` False: the lease had run out, and the links have to be told anew.
     """
@@ -55,7 +55,7 @@ async def report(core: Core, edge: Edge, said: PresenceReport) -> PresenceAnswer
             values = [{"of": said.incarnation, "link": usage.id, **usage.model_dump(exclude={"id"})} for usage in said.usage]
             told = update(_k).where(_k.c.incarnation == bindparam("of"), _k.c.id == bindparam("link"))
             await connection.execute(told, values)
-        holders = await _holders(connection, now, besides=edge.id)
+        holders = await _holders(connection, now, besides=said.incarnation)
     return PresenceAnswer(is_known=is_known or said.links is not None, holders=holders)
 
 
@@ -85,7 +85,7 @@ async def _holders(connection: AsyncConnection, now: datetime, *, besides: str) 
         .distinct()
         .join(_l, _l.c.incarnation == _k.c.incarnation)
         .join(_e, _e.c.id == _l.c.edge_id)
-        .where(_l.c.expires_at > now, _l.c.is_draining.is_(False), _l.c.edge_id != besides)
+        .where(_l.c.expires_at > now, _l.c.is_draining.is_(False), _l.c.incarnation != besides)
         .order_by(_k.c.wire_id, _e.c.name)
     )
     found: defaultdict[str, list[str]] = defaultdict(list)
