@@ -39,6 +39,21 @@ def missing_libraries(extra: str) -> str:
     return f"in the clone it was installed from: pip install '.[{extra}]'"
 
 
+def unreadable(file: object, exc: OSError | UnicodeDecodeError) -> ConfigError:
+    """A file that was named cannot be read; in the published words: `open /data/tls.key: permission denied`."""
+    if isinstance(exc, UnicodeDecodeError):
+        return ConfigError(f"{file} is not text", hint="name another file; this one holds bytes that no text has")
+    reason = (exc.strerror or type(exc).__name__).lower()
+    hint = "check the path"
+    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+        hint = "check the path, as the process sees it: from its working directory, and inside its container if it has one"
+    elif isinstance(exc, PermissionError):
+        hint = "let the user that this process runs as read it, and enter every folder above it"
+    elif isinstance(exc, IsADirectoryError):
+        hint = "name a file in it"
+    return ConfigError(f"open {file}: {reason}", hint=hint)
+
+
 class IdentityError(PenstockError):
     """A credential was presented and is not accepted."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -113,6 +114,19 @@ def test_the_guides_file_starts_it_and_a_signal_stops_it_with_0(file: Path) -> N
             assert line in proxy.said
         assert proxy.stop(signal.SIGTERM) == 0
         assert "proxy stopped" in proxy.said
+
+
+def test_a_start_that_fails_once_it_listens_does_not_stop_what_never_served(
+    command: Callable[..., Ended], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setenv("PENSTOCK_PROXY_ADMIN_ADDR", address)
+        ended = command("proxy", "-config", str(file))
+    assert ended.code == 2
+    assert f"penstock: admin_addr: cannot listen on {address} for the admin port: the port is busy" in ended.err
+    assert "route configured" in ended.out + ended.err
+    assert "proxy stop" not in ended.out + ended.err
 
 
 @pytest.mark.anyio

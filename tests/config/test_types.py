@@ -81,5 +81,5 @@ def test_a_secrets_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="absent: no such file or directory"):
         parse_secret({"file": str(tmp_path / "absent")})
-    with pytest.raises(ValueError, match="binary: not text"):
+    with pytest.raises(ValueError, match="binary is not text"):
         parse_secret({"file": str(tmp_path / "binary")})

@@ -373,7 +373,7 @@ async def test_an_unreadable_key_has_the_published_words(tmp_path: Path) -> None
     config.tls.key_file.unlink()
     with pytest.raises(ConfigError) as caught:
         await Proxy(config).start()
-    assert caught.value.public == f"open {config.tls.key_file}: no such file or directory"
+    assert caught.value.public == f"tls.key_file: open {config.tls.key_file}: no such file or directory"
 
 
 async def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509 import BasicConstraints, Certificate, ExtensionNotFound
 
+from penstock.config.files import named_by, read_text
+from penstock.config.pem import read_certificates
 from penstock.errors import ConfigError, IdentityError
 from penstock.protocol.token import TunnelToken, parse_token
 from penstock.tls import certs, contexts
@@ -26,7 +28,10 @@ def read_token(config: AgentConfig) -> TunnelToken:
     if config.token is not None:
         text = config.token.reveal()
     elif config.token_file is not None:
-        text = contexts.read_pem(config.token_file)
+        with named_by("token_file"):
+            text = read_text(config.token_file)
+        with named_by(f"token_file: {config.token_file}"):
+            return parse_token(text)
     else:
         raise ConfigError("there is no tunnel token", hint="set TUNNEL_TOKEN, or token_file to a file that holds it")
     try:
@@ -71,7 +76,12 @@ class EdgeTrust:
 
 def read_trust(config: AgentConfig, token: TunnelToken) -> EdgeTrust:
     """The file in place of the token's; blocks."""
-    return EdgeTrust([contexts.read_pem(config.cacert)] if config.cacert is not None else token.cas)
+    if config.cacert is None:
+        return EdgeTrust(token.cas)
+    with named_by("cacert"):
+        bundle = read_certificates(config.cacert)
+    with named_by(f"cacert: {config.cacert}"):
+        return EdgeTrust([bundle])
 
 
 def _certificates(anchor: str | bytes) -> list[Certificate]:

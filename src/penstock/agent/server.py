@@ -67,7 +67,7 @@ class Agent:
             "/readyz": readyz(self.why_not_ready),
             "/metrics": metrics_page(registry),
         }
-        self._admin = AdminServer(config.metrics, pages) if config.metrics is not None else None
+        self._admin = AdminServer(config.metrics, pages, "metrics") if config.metrics is not None else None
 
     @property
     def links(self) -> int:

@@ -95,6 +95,7 @@ def init(
 
     url = _required(api_url)
     destination = _output(output)
+    platform_ca = _read_ca(api_ca_file)
     credential = find_credential(os.environ)
     progress = _progress(is_dry=dry_run)
 
@@ -105,7 +106,7 @@ def init(
             token_version=token_version,
             duration=_life(cert_duration),
             key_type=_key_type(key_type),
-            platform_ca=_read(api_ca_file) if api_ca_file else None,
+            platform_ca=platform_ca,
         )
         async with await open_platform(url, credential, ca_file=ca_file) as platform:
             done = await provision(destination, platform, wanted, progress)
@@ -161,6 +162,7 @@ def rotate_ca(
 
     url = _required(api_url)
     destination = _output(output)
+    _read_ca(api_ca_file)
     credential = find_credential(os.environ)
     progress = _progress(is_dry=dry_run)
 
@@ -208,6 +210,7 @@ def check(
     from penstock.setup.credential import find_credential, open_platform  # noqa: PLC0415
     from penstock.setup.directory import Directory  # noqa: PLC0415
 
+    _read_ca(api_ca_file)
     if folder is not None and output is not None:
         raise ConfigError("DIR and --output are both given", hint="give one: --output=dir:DIR is the same as DIR")
     checked = Directory(folder) if folder is not None else _output(output)
@@ -317,7 +320,8 @@ def _stored_platform_ca(output: Output) -> Path | None:
     return None
 
 
-def _read(file: Path) -> str:
-    from penstock.tls.contexts import read_pem  # noqa: PLC0415 - only when asked for
+def _read_ca(file: Path | None) -> str | None:
+    """What `--api-ca-file` names, before anything is asked of the platform."""
+    from penstock.config.pem import read_authorities  # noqa: PLC0415 - only when asked for
 
-    return read_pem(file)
+    return None if file is None else read_authorities(file, "--api-ca-file")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -54,6 +57,20 @@ class HostPort:
         return core_schema.no_info_plain_validator_function(
             cls.of, serialization=core_schema.to_string_ser_schema(), json_schema_input_schema=core_schema.str_schema()
         )
+
+
+def unbindable(place: object, exc: OSError) -> ConfigError:
+    """Why nothing can listen there."""
+    match exc.errno:
+        case errno.EADDRINUSE:
+            reason, hint = "the port is busy", "stop what listens there, or set another port"
+        case errno.EACCES:
+            reason, hint = "this user may not bind it", "use a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL | None:  # from 3.12 on asyncio says it in words alone
+            reason, hint = "the address is not on this machine", "use 127.0.0.1, 0.0.0.0 or an address of this machine"
+        case _:
+            reason, hint = exc.strerror or str(exc), "check the listening address"
+    return ConfigError(f"cannot listen on {place}: {reason}", detail=str(exc), hint=hint)
 
 
 def is_loopback(host: str) -> bool:

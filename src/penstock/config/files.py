@@ -8,10 +8,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, IdentityError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+
+@contextlib.contextmanager
+def named_by(setting: str) -> Generator[None]:
+    """What is wrong with a file inside is told with the setting, or the flag, that names it: `tls.key_file: open …`."""
+    try:
+        yield
+    except (ConfigError, IdentityError) as exc:
+        raise ConfigError(f"{setting}: {exc.public}", detail=exc.detail, hint=exc.hint) from exc
 
 
 def private_folder(folder: Path, *, hint: str) -> None:
@@ -22,7 +31,9 @@ def private_folder(folder: Path, *, hint: str) -> None:
         os.close(descriptor)
         Path(probe).unlink()
     except OSError as exc:
-        raise ConfigError(f"cannot write to {folder}: {(exc.strerror or str(exc)).lower()}", hint=hint) from exc
+        is_file = isinstance(exc, FileExistsError | NotADirectoryError)
+        reason = "it is not a folder" if is_file else (exc.strerror or str(exc)).lower()
+        raise ConfigError(f"cannot write to {folder}: {reason}", hint=hint) from exc
 
 
 def write_file(file: Path, data: str | bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
@@ -63,8 +74,16 @@ def writing(file: Path) -> Generator[None]:
 def read_file(file: Path) -> str | None:
     """The text of `file`, or None when there is none; ConfigError when it cannot be read."""
     try:
+        return read_text(file)
+    except ConfigError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def read_text(file: Path) -> str:
+    """The text of a file that has to be there. Raises ConfigError."""
+    try:
         return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"open {file}: {(getattr(exc, 'strerror', None) or str(exc)).lower()}") from exc
+        raise unreadable(file, exc) from exc

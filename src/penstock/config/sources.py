@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,17 +35,17 @@ def _read(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ConfigError when it cannot be read or is something else."""
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"open {file}: no such file or directory", hint="check the path given with --config") from None
-    except PermissionError:
-        raise ConfigError(f"open {file}: permission denied", hint="make the file readable by this user") from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"open {file}: {exc}") from exc
+        error = unreadable(file, exc)
+        raise ConfigError(f"--config: {error.public}", hint=error.hint) from exc
     loaded = _parse(text, str(file))
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{file}: the settings must be a mapping of names to values")
+        raise ConfigError(
+            f"{file}: the settings must be a mapping of names to values",
+            hint="is this the file? its lines are like `name: value`",
+        )
     return cast("dict[str, Any]", loaded)
 
 

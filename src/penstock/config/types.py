@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, cast
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from penstock.config.address import HostPort as HostPort  # noqa: PLC0414 - one of the types of settings, told here
+from penstock.errors import unreadable
 from penstock.secret import Secret
 
 Level = Literal["debug", "info", "warn", "error"]
@@ -120,7 +121,8 @@ def _text_of(reference: dict[object, object]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
-        msg = f"open {path}: {(getattr(exc, 'strerror', None) or 'not text').lower()}"
+        error = unreadable(path, exc)
+        msg = f"{error.public} ({error.hint})"
         raise ValueError(msg) from None
 
 

@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from penstock.config.address import is_loopback
+from penstock.config.files import named_by
+from penstock.config.pem import read_authorities
 from penstock.control.api.addresses import holder
 from penstock.control.api.app import make_app
 from penstock.control.certificate.answers import Answers
@@ -80,6 +82,7 @@ class Control:
 
     async def start(self) -> None:
         """Open the store and listen. Raises ConfigError: not initialized, newer schema, busy port, bad certificate."""
+        await asyncio.to_thread(_check_authorities, self._config)
         async with AsyncExitStack() as opened:
             core = await opened.enter_async_context(open_core(self._config))
             issuer_keys, readiness = IssuerKeys(core), Readiness(core)
@@ -129,13 +132,17 @@ class Control:
         elif config.acme is not None:
             folder = AcmeFolder(config.acme_folder)
             await asyncio.to_thread(folder.prepare)
-            self._served = Served(folder.pair_file, folder.pair_file, self._metrics.certificate_expiry)
+            self._served = Served(folder.pair_file, None, self._metrics.certificate_expiry)
             await self._served.look()
         if self._served is None:
-            await server.start(config.listen_addr, None)
+            with named_by("listen_addr"):
+                await server.start(config.listen_addr, None)
             return
         # Before an authority's first certificate there is nothing to present: connections end at once, as on no port.
-        await server.start(config.listen_addr, self._served.context, lambda: self._served is not None and self._served.is_there)
+        with named_by("listen_addr"):
+            await server.start(
+                config.listen_addr, self._served.context, lambda: self._served is not None and self._served.is_there
+            )
         tasks.spawn(self._served.follow(), "certificate files")
 
     async def _start_acme(self, opened: AsyncExitStack, tasks: Tasks) -> None:
@@ -151,3 +158,11 @@ class Control:
         opened.push_async_callback(answers.stop)
         self._renewal = Renewal(self._config.acme, self._config.certificate_names, folder, self._served.look)
         tasks.spawn(self._renewal.run(), "certificate renewal")
+
+
+def _check_authorities(config: ControlConfig) -> None:
+    """Files that are read when somebody signs in, or a certificate is due, and are wrong now. Raises ConfigError."""
+    named = {"oidc.ca_file": config.oidc and config.oidc.ca_file, "acme.ca_file": config.acme and config.acme.ca_file}
+    for setting, file in named.items():
+        if file is not None:
+            read_authorities(file, setting)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 from pydantic import ValidationError
 
+from penstock.config.files import named_by
 from penstock.errors import IdentityError, UnavailableError
 from penstock.schema.edges import EdgeCertificate, EdgeEnrolment, EdgeEnrolmentRequest
 from penstock.schema.errors import ErrorEnvelope
@@ -56,9 +57,11 @@ class ControlPlane:
 
     def __init__(self, config: EdgeConfig) -> None:
         self._config = config
+        with named_by("control_ca_file"):
+            context = contexts.control_client(config.control_ca_file)
         self.client = httpx2.AsyncClient(
             base_url=config.control_url,
-            verify=contexts.control_client(config.control_ca_file),
+            verify=context,
             timeout=_ANSWER,
             trust_env=False,  # the control plane is ours: a company's proxy variables are not for it
         )

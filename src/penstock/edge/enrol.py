@@ -7,12 +7,13 @@ import binascii
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from penstock.config.files import named_by, read_text
 from penstock.edge.state import identity_of
 from penstock.errors import ConfigError, UnavailableError
 from penstock.net.backoff import Backoff
 from penstock.schema.edges import EdgeEnrolmentRequest
 from penstock.secret import Secret
-from penstock.tls import certs, contexts
+from penstock.tls import certs
 from penstock.tls.names import edge_server_name
 
 if TYPE_CHECKING:
@@ -111,4 +112,12 @@ class Enrolment:
                 "this edge has no identity yet and no enrolment token",
                 hint="set enrolment_token_file to a file with a token made by the control plane",
             )
-        return Secret(contexts.read_pem(file).strip())
+        with named_by("enrolment_token_file"):
+            text = read_text(file).strip()
+            # As it is in a header: a line's end in it would end that, and be quoted in the error.
+            if not text or not text.isascii() or not text.isprintable() or " " in text:
+                raise ConfigError(
+                    f"{file} is empty" if not text else f"{file} holds no enrolment token",
+                    hint="it holds one line, pst-enrol-…; `penstock edges enrol-token create` makes one",
+                )
+            return Secret(text)

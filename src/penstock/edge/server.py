@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from penstock.config.files import named_by
 from penstock.config.types import HostPort
 from penstock.edge.control import ControlPlane
 from penstock.edge.enrol import Enrolment
@@ -150,8 +151,10 @@ class Edge:
         config = self._config
         if self._admin is not None:
             await self._admin.start()
-        for address in (config.callers_addr, config.agents_addr):  # before a token is spent on an edge that cannot listen
-            await check_bindable(address.host, address.port, is_shared=config.is_worker)
+        # Before a token is spent on an edge that cannot listen.
+        for setting, address in (("callers_addr", config.callers_addr), ("agents_addr", config.agents_addr)):
+            with named_by(setting):
+                await check_bindable(address.host, address.port, is_shared=config.is_worker)
         identity: EdgeIdentity = await Enrolment(config, self._state, self._control, self._log).identify()
         await self._follower.catch_up(identity)
         self._following = self._tasks.keep(lambda: self._follower.follow(identity), "feed")

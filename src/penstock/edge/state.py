@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from penstock.config.files import private_folder, read_file, write_file, writing
+from penstock.config.files import named_by, private_folder, read_file, write_file, writing
 from penstock.errors import ConfigError
 from penstock.schema.edges import EdgeEnrolment
 from penstock.secret import Secret
@@ -79,7 +79,8 @@ class EdgeState:
 
     def prepare(self) -> None:
         """Make the folder; ConfigError when it cannot be written."""
-        private_folder(self._folder, hint="make the folder writable by this user, or set state_dir to another")
+        with named_by("state_dir"):
+            private_folder(self._folder, hint="make the folder writable by this user, or set state_dir to another")
 
     def load_identity(self) -> EdgeIdentity | None:
         """The identity of an earlier enrolment; None on a first start."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from penstock.config.address import unbindable
 from penstock.errors import ConfigError
 from penstock.net.announced import ReadsAnnouncement
 from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
@@ -75,20 +75,10 @@ async def listen_tcp(
     Raises ConfigError, with a hint, where the address cannot be bound.
     """
     loop = asyncio.get_running_loop()
-    place = f"{host}:{port}"
     try:
         server = await loop.create_server(protocol_factory, host or None, port, backlog=backlog, reuse_port=is_shared or None)
     except OSError as exc:
-        match exc.errno:
-            case errno.EADDRINUSE:
-                reason, hint = "the port is busy", "stop what listens there, or set another port"
-            case errno.EACCES:
-                reason, hint = "this user may not bind it", "use a port above 1023, or grant CAP_NET_BIND_SERVICE"
-            case errno.EADDRNOTAVAIL | None:  # from 3.12 on asyncio says it in words alone
-                reason, hint = "the address is not on this machine", "use 127.0.0.1, 0.0.0.0 or an address of this machine"
-            case _:
-                reason, hint = exc.strerror or str(exc), "check the listening address"
-        raise ConfigError(f"cannot listen on {place}: {reason}", detail=str(exc), hint=hint) from exc
+        raise unbindable(f"{host}:{port}", exc) from exc
     return Listener(server)
 
 

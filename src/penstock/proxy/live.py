@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
+from penstock.config.files import named_by
+from penstock.config.pem import presenting, read_pair
 from penstock.errors import ConfigError, IdentityError
 from penstock.proxy.callers import Callers
 from penstock.proxy.guard import Guard, Resolver
@@ -41,18 +43,15 @@ class Identity:
     @classmethod
     def load(cls, config: ProxyConfig) -> Identity:
         """From the files; ConfigError in the published words."""
-        return cls.of(contexts.read_key_pair(config.tls.cert_file, config.tls.key_file), config)
+        return cls.of(read_pair(config.tls.cert_file, config.tls.key_file), config)
 
     @classmethod
     def of(cls, pair: KeyPair, config: ProxyConfig) -> Identity:
         """With a pair that was read already."""
         ca_file = config.callers.ca_file
         callers_ca = _read_callers_ca(ca_file) if ca_file is not None else None
-        try:
+        with presenting(config.tls.cert_file, config.tls.key_file):
             context = contexts.proxy_inner(pair, [] if callers_ca is None else [callers_ca], config.callers.mode)
-        except ConfigError as exc:
-            files = f"{config.tls.cert_file} and {config.tls.key_file}"
-            raise ConfigError(exc.public, detail=f"{files}: {exc.detail}", hint=exc.hint) from exc
         return cls(pair, callers_ca, context, certs.load_certificate(pair.certificate_pem).not_valid_after_utc)
 
 
@@ -65,10 +64,11 @@ class Trust:
     context: TLSContext
 
     @classmethod
-    def load(cls, settings: UpstreamTlsConfig | OAuthConfig) -> Trust:
-        """From the file; ConfigError when it cannot be used."""
-        ca = contexts.read_pem(settings.ca_file) if settings.ca_file is not None else None
-        context = contexts.upstream(settings.ca_file, include_system_cas=settings.include_system_cas)
+    def load(cls, settings: UpstreamTlsConfig | OAuthConfig, path: str) -> Trust:
+        """From the file; ConfigError when it cannot be used. path: of the settings."""
+        with named_by(f"{path}.ca_file"):
+            ca = contexts.read_pem(settings.ca_file) if settings.ca_file is not None else None
+            context = contexts.upstream(settings.ca_file, include_system_cas=settings.include_system_cas)
         return cls(ca, settings.include_system_cas, context)
 
     def is_same(self, other: Trust) -> bool:
@@ -98,7 +98,7 @@ class Live:
             Callers(config.callers, identity.callers_ca),
             RouteTable(config.routes, config.tunnel_domain),
             _resolver(config, lookup),
-            Trust.load(config.upstream.tls),
+            Trust.load(config.upstream.tls, "upstream.tls"),
             _issuers(config, {}),
         )
 
@@ -115,7 +115,7 @@ class Live:
         identity = Identity.load(config) if pair is None else Identity.of(pair, config)
         if identity.callers_ca == self.identity.callers_ca and pair is not None and config.callers == self.config.callers:
             identity = self.identity
-        trust = Trust.load(config.upstream.tls)
+        trust = Trust.load(config.upstream.tls, "upstream.tls")
         is_dialling_as_before = (config.upstream.allowed_ips, config.upstream.disable_ip_validation, config.limits.lookups) == (
             self.config.upstream.allowed_ips,
             self.config.upstream.disable_ip_validation,
@@ -168,10 +168,10 @@ def files_behind(config: ProxyConfig) -> list[Path]:
 def _issuers(config: ProxyConfig, before: Mapping[OAuthConfig, Trust]) -> Mapping[OAuthConfig, Trust]:
     """Whom each `require_oauth` trusts; the same object where that has not changed."""
     trusts: dict[OAuthConfig, Trust] = {}
-    for route in config.routes.values():
+    for name, route in config.routes.items():
         settings = route.require_oauth
         if settings is not None and settings not in trusts:
-            trust, old = Trust.load(settings), before.get(settings)
+            trust, old = Trust.load(settings, f"routes.{name}.require_oauth"), before.get(settings)
             trusts[settings] = old if old is not None and old.is_same(trust) else trust
     return trusts
 
@@ -196,13 +196,14 @@ def _flat(config: ProxyConfig, *, is_default_left_out: bool = False) -> dict[str
 
 
 def _read_callers_ca(file: Path) -> str:
-    text = contexts.read_pem(file)
-    try:
-        certs.load_bundle(text)
-    except IdentityError as exc:
-        raise ConfigError(
-            f"callers.ca_file: {file} holds no PEM certificate",
-            detail=exc.detail,
-            hint="`penstock setup init` writes callers-ca.crt; of the API's JSON only `caller_ca_pem` belongs in the file",
-        ) from exc
-    return text
+    with named_by("callers.ca_file"):
+        text = contexts.read_pem(file)
+        try:
+            certs.load_bundle(text)
+        except IdentityError as exc:
+            raise ConfigError(
+                f"{file} holds no PEM certificate",
+                detail=exc.detail,
+                hint="`penstock setup init` writes callers-ca.crt; of the API's JSON only `caller_ca_pem` belongs in the file",
+            ) from exc
+        return text

@@ -13,9 +13,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from penstock.config.pem import read_pair
 from penstock.errors import PenstockError
 from penstock.proxy.live import Live, files_behind
-from penstock.tls import contexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,7 +150,7 @@ class Reload:
 
 def _read_pair(config: ProxyConfig) -> KeyPair | PenstockError:
     try:
-        return contexts.read_key_pair(config.tls.cert_file, config.tls.key_file)
+        return read_pair(config.tls.cert_file, config.tls.key_file)
     except PenstockError as exc:
         return exc
 

@@ -7,6 +7,7 @@ import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from penstock.config.files import named_by
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 from penstock.net.listen import Listener, listen_tcp
@@ -65,6 +66,7 @@ class Proxy:
         self._admin: AdminServer | None = None
         self._reload: Reload | None = None
         self._tasks = Tasks()
+        self._has_started = False
 
     @property
     def address(self) -> HostPort:
@@ -109,11 +111,13 @@ class Proxy:
         self._tell_routes(live)
         self._warn(live.config)
         listen_addr = self._config.listen_addr
-        self._listener = await listen_tcp(listen_addr.host, listen_addr.port, self._streams.accept)
+        with named_by("listen_addr"):
+            self._listener = await listen_tcp(listen_addr.host, listen_addr.port, self._streams.accept)
         if self._config.admin_addr is not None:
             await self._start_admin(self._config.admin_addr)
         self._reload = Reload(self, self._source, self._lookup)
         self._tasks.spawn(self._reload.run(), "reload")
+        self._has_started = True
         self._log.info("proxy started", address=str(self.address), certificate_expires=live.identity.expires_at.isoformat())
 
     def reload(self) -> None:
@@ -161,9 +165,11 @@ class Proxy:
     async def stop(self) -> None:
         """Accept nothing more, end standing streams, let calls finish for `shutdown_timeout` less a second, cut the rest."""
         await self._tasks.aclose()
+        has_served, self._has_started = self._has_started, False  # a start that failed is told by its error: nothing stops then
+        if has_served:
+            self._log.info("proxy stopping", streams=self.streams)
         if self._listener is not None:
             self._listener.close()
-            self._log.info("proxy stopping", streams=self.streams)
         if self._streams is not None:
             left = await self._streams.drain(time_for_calls(self._config.shutdown_timeout))
             if left:
@@ -173,9 +179,9 @@ class Proxy:
             await self._service.pool.aclose()
         if self._admin is not None:
             await self._admin.stop()
-        if self._listener is not None:  # a start that failed has said so, and nothing ran that could stop
-            self._log.info("proxy stopped")
         self._listener = None
+        if has_served:
+            self._log.info("proxy stopped")
 
     @property
     def streams(self) -> int:
@@ -218,13 +224,13 @@ class Proxy:
             "/readyz": readyz(self.why_not_ready),
             "/metrics": metrics_page(self._registry),
         }
-        self._admin = AdminServer(address, pages)
+        admin = AdminServer(address, pages)
         try:
-            await self._admin.start()
+            await admin.start()
         except ConfigError:
-            self._admin = None
             await self.stop()
             raise
+        self._admin = admin
 
     def _open_gates(self, service: Service, live: Live) -> None:
         trusts = {config: trust.context for config, trust in live.issuers.items()}

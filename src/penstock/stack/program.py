@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.client.access import Access, find_access
 from penstock.config.files import private_folder, read_file, write_file
+from penstock.config.pem import read_authorities
 from penstock.errors import ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.tasks import Tasks
 from penstock.setup import material
@@ -26,7 +27,6 @@ from penstock.stack.lock import only_one
 from penstock.stack.ports import Ports, check_free
 from penstock.stack.routes import check_reachable, is_loopback, loopback_networks
 from penstock.telemetry.log import get_logger
-from penstock.tls.contexts import read_pem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -103,11 +103,12 @@ class Running:
 async def running(options: Options, screen: Screen) -> AsyncGenerator[Running]:
     """Proxy and agent up and linked; both stopped at the end. Raises PenstockError."""
     private_folder(options.folder, hint="choose a folder you can write with --dir")
+    platform_ca = read_authorities(options.ca_file, "--api-ca-file") if options.ca_file else None
     with only_one(options.folder, "stack"):
         check_free(options.ports, "stack")
         for route in options.routes:
             await check_reachable(route)
-        domain, workspace_id = await _set_up(options, screen)
+        domain, workspace_id = await _set_up(options, screen, platform_ca)
         upstreams = {route.name: route.upstream for route in options.routes}
         here = [upstream for upstream in upstreams.values() if is_loopback(upstream)]
         allowed = (*(loopback_networks(here) if here else ()), *map(str, options.allowed))
@@ -127,7 +128,7 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Running]:
             yield Running(options, domain)
 
 
-async def _set_up(options: Options, screen: Screen) -> tuple[str, str | None]:
+async def _set_up(options: Options, screen: Screen, platform_ca: str | None) -> tuple[str, str | None]:
     """The tunnel's domain, and the workspace whose callers are served. Without a credential the folder must be complete."""
     output = Directory(options.folder)
     entries = await output.load()
@@ -136,7 +137,7 @@ async def _set_up(options: Options, screen: Screen) -> tuple[str, str | None]:
         screen.step(f"setup     {output} is complete")
     else:
         try:
-            await _provision(options, output, screen)
+            await _provision(options, output, screen, platform_ca)
         except UnavailableError as exc:
             if not is_complete:
                 raise
@@ -146,14 +147,14 @@ async def _set_up(options: Options, screen: Screen) -> tuple[str, str | None]:
     return entries[material.DOMAIN].strip(), workspace_id.strip() if workspace_id else None
 
 
-async def _provision(options: Options, output: Directory, screen: Screen) -> None:
+async def _provision(options: Options, output: Directory, screen: Screen, platform_ca: str | None) -> None:
     progress = Progress(lambda sentence: screen.step(f"setup     {sentence.lstrip(' ·')}"))
     ca_file = _ca_file(options)
     wanted = Wanted(
         tunnel_id=options.tunnel_id,
         display_name="penstock stack",
         key_type=options.key_type,
-        platform_ca=read_pem(options.ca_file) if options.ca_file else None,
+        platform_ca=platform_ca,
     )
     async with await open_platform(options.api_url, find_credential(options.environment), ca_file=ca_file) as platform:
         await provision(output, platform, wanted, progress)

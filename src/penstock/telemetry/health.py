@@ -13,6 +13,7 @@ from typing import Final, cast
 
 import h11
 
+from penstock.config.address import unbindable
 from penstock.config.types import HostPort
 from penstock.errors import ConfigError
 
@@ -49,10 +50,11 @@ def readyz(why_not_ready: Callable[[], str | None]) -> Render:
 
 @dataclass(slots=True)
 class AdminServer:
-    """Serves `pages` (path to renderer) on `address`."""
+    """Serves `pages` (path to renderer) on `address`, which `setting` names."""
 
     address: HostPort
     pages: Mapping[str, Render]
+    setting: str = "admin_addr"
     _server: asyncio.Server | None = field(default=None, init=False)
 
     async def start(self) -> HostPort:
@@ -63,10 +65,8 @@ class AdminServer:
                 lambda: _AdminConnection(self.pages), self.address.host or None, self.address.port
             )
         except OSError as exc:
-            raise ConfigError(
-                f"cannot listen on {self.address} for the admin port: {exc.strerror or exc}",
-                hint="another process has it, or the address is not this machine's; set admin_addr",
-            ) from exc
+            why = unbindable(f"{self.address} for the admin port", exc)
+            raise ConfigError(f"{self.setting}: {why.public}", detail=why.detail, hint=why.hint) from exc
         host, port = self._server.sockets[0].getsockname()[:2]
         self.address = HostPort(host, port)
         return self.address

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, unreadable
 from penstock.secret import Secret
 from penstock.tls.certs import KeyPair
 
@@ -197,8 +197,7 @@ def read_pem(file: Path) -> str:
         with file.open("rb") as opened:
             data = opened.read(_PEM_LIMIT + 1)
     except OSError as exc:
-        reason = (exc.strerror or type(exc).__name__).lower()
-        raise ConfigError(f"open {file}: {reason}", hint="check the path, and that the process's user may read it") from exc
+        raise unreadable(file, exc) from exc
     if len(data) > _PEM_LIMIT:
         raise ConfigError(f"{file} is over {_PEM_LIMIT} bytes", hint="a PEM file is expected")
     try:

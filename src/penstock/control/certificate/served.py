@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
+from penstock.config.pem import presenting, read_pair
 from penstock.errors import ConfigError, PenstockError
 from penstock.telemetry.log import get_logger
 from penstock.tls import certs, contexts
@@ -23,7 +25,8 @@ INTERVAL: Final = 10.0  # seconds between looks at two small files; a certificat
 class Served:
     """The pair of two files (or of one that holds both), as last read and fit."""
 
-    def __init__(self, cert_file: Path, key_file: Path, expiry: Gauge) -> None:
+    def __init__(self, cert_file: Path, key_file: Path | None, expiry: Gauge) -> None:
+        """key_file: None where the key stands with the certificate, in a file of our own making."""
         self._files = (cert_file, key_file)
         self._expiry = expiry
         self._log = get_logger("control")
@@ -72,10 +75,12 @@ class Served:
             self._log.info("certificate reloaded")
 
     def _load(self) -> None:
-        pair = contexts.read_key_pair(*self._files)
+        cert_file, key_file = self._files
+        pair = contexts.read_key_pair(cert_file, cert_file) if key_file is None else read_pair(cert_file, key_file)
         if pair == self._pair:
             return
-        context = contexts.control_server(pair)
+        with contextlib.nullcontext() if key_file is None else presenting(cert_file, key_file):
+            context = contexts.control_server(pair)
         self._expiry.set(certs.load_bundle(pair.certificate_pem)[0].not_valid_after_utc.timestamp())
         self._pair, self._context = pair, context
 

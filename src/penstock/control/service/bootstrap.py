@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
+from penstock.config.files import named_by
 from penstock.control.auth import passwords, scopes
 from penstock.control.auth.actors import Machine
 from penstock.control.errors import ApiError
@@ -209,7 +210,8 @@ def _open_files(config: ControlConfig) -> Vault:
     backend = backend_of(config)
     if schema_version(backend) is None:
         raise _uninitialized(config)
-    vault = load_master_key(config.key_file)
+    with named_by("data_dir" if config.master_key_file is None else "master_key_file"):
+        vault = load_master_key(config.key_file)
     migrate(backend)
     return vault
 
@@ -219,18 +221,24 @@ def _prepare(config: ControlConfig) -> Vault:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise ConfigError(
-            f"cannot make {config.data_dir}: {(exc.strerror or '').lower()}", hint="choose another data_dir"
+            f"data_dir: cannot make {config.data_dir}: {(exc.strerror or '').lower()}",
+            hint="name a folder that is there, or can be made",
         ) from exc
     if not os.access(config.data_dir, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write in {config.data_dir}", hint="check who owns the folder, or choose another data_dir")
+        raise ConfigError(
+            f"data_dir: cannot write in {config.data_dir}", hint="check who owns the folder, or choose another data_dir"
+        )
     backend = backend_of(config)
     # A key from an attempt that died half-way is used again; a database without its key is refused, never given a new one.
-    if config.key_file.exists():
-        vault = load_master_key(config.key_file)
-    elif schema_version(backend) is not None:
-        raise ConfigError(f"there is no master key at {config.key_file}", hint="restore the key that belongs to this database")
-    else:
-        vault = create_master_key(config.key_file)
+    with named_by("data_dir" if config.master_key_file is None else "master_key_file"):
+        if config.key_file.exists():
+            vault = load_master_key(config.key_file)
+        elif schema_version(backend) is not None:
+            raise ConfigError(
+                f"there is no master key at {config.key_file}", hint="restore the key that belongs to this database"
+            )
+        else:
+            vault = create_master_key(config.key_file)
     migrate(backend)
     return vault
 
@@ -249,4 +257,7 @@ def backend_of(config: ControlConfig) -> Backend:
 
 
 def _uninitialized(config: ControlConfig) -> ConfigError:
-    return ConfigError(f"{config.data_dir} is not initialized", hint="run `penstock control init`, or check data_dir")
+    if config.data_dir.exists() and not config.data_dir.is_dir():
+        return ConfigError(f"data_dir: {config.data_dir} is not a folder", hint="name the folder of the control plane's store")
+    setting, named = ("database_url", "the database") if config.database_url is not None else ("data_dir", config.data_dir)
+    return ConfigError(f"{setting}: {named} is not initialized", hint=f"run `penstock control init`, or check {setting}")

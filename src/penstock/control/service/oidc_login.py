@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import and_, update
 
+from penstock.config.files import named_by
 from penstock.control.errors import ApiError
 from penstock.control.federation import assertion, jwks
 from penstock.control.federation.denial import Denial
@@ -22,9 +23,10 @@ from penstock.control.federation.fetch import Fetch
 from penstock.control.federation.urls import Url
 from penstock.control.service import sessions
 from penstock.control.storage import identities
-from penstock.errors import ConfigError, PenstockError, UnavailableError
+from penstock.errors import PenstockError, UnavailableError
 from penstock.schema.identities import OidcLogin
 from penstock.secret import Secret
+from penstock.tls.contexts import read_pem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,10 +156,8 @@ class OidcSignIn:
     def _ca(self) -> str | None:
         if self._settings.ca_file is None:
             return None
-        try:
-            return self._settings.ca_file.read_text()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"{self._settings.ca_file} cannot be read", detail=str(exc)) from exc
+        with named_by("oidc.ca_file"):
+            return read_pem(self._settings.ca_file)
 
 
 def _check_addressee(verified: Verified, client_id: str, nonce: str) -> None:
