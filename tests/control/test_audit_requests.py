@@ -50,7 +50,15 @@ async def test_pages_and_filters_travel_in_the_query(admin: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["type=nonsense", "limit=0", "page=x", "created_after=2999-01-01T00:00:00", "created_before=x"]
+    "query",
+    [
+        "type=nonsense",
+        "limit=0",
+        "page=x",
+        "page=page_wrI=",  # a raised two: a digit to some, a number to nobody
+        "created_after=2999-01-01T00:00:00",
+        "created_before=x",
+    ],
 )
 async def test_a_malformed_query_is_refused_by_name(admin: Api, query: str) -> None:
     response = await admin.http.get(f"{PATH}?{query}")

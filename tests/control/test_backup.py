@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +15,7 @@ from tests.support.store import database, run_sql, server
 from penstock.control.server import Control
 from penstock.control.service import audit_log, backup
 from penstock.control.service.bootstrap import open_core
+from penstock.control.storage.sqlite import Sqlite
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -108,3 +113,25 @@ async def test_a_store_on_postgresql_is_sent_to_its_own_tools(api: Api, tmp_path
         await backup.back_up(api.config, tmp_path / "backup")
         with pytest.raises(ConfigError, match="exists already"):
             await backup.back_up(api.config, tmp_path / "backup")
+
+
+async def test_a_backup_is_private_from_its_first_byte(tmp_path: Path) -> None:
+    file = tmp_path / "control.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE secrets (value BLOB)")
+        connection.executemany("INSERT INTO secrets VALUES (randomblob(1000000))", [()] * 20)
+    copy, seen = tmp_path / "copy", set[int]()
+    before = os.umask(0)
+    try:
+        making = asyncio.get_running_loop().run_in_executor(None, Sqlite(file).copy, copy)
+        while not making.done():
+            with contextlib.suppress(FileNotFoundError):
+                seen.add(copy.stat().st_mode & 0o777)
+            await asyncio.sleep(0)
+        await making
+    finally:
+        os.umask(before)
+    assert seen == {0o600}
+    with pytest.raises(ConfigError, match="cannot be used as the database"):
+        Sqlite(tmp_path / "none").copy(tmp_path / "another")
+    assert not (tmp_path / "another").exists()

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from tests.support.people import Person, admin, ok, operator, refused, sign_in
+from tests.support.people import Person, admin, another, ok, operator, refused, sign_in
 
 from penstock.control.service.bootstrap import create_api_key, revoke_api_key
 from penstock.tls import certs, rules
@@ -158,3 +158,19 @@ async def test_a_certificate_of_another_organization_is_neither_seen_nor_revoked
     other = Person(api, ok(await sign_in(api, "b@example.com", made["admin_password"])))
     assert (await other.get("/penstock/v1/callers/certificates"))["data"] == []
     refused(await other.send("DELETE", f"/penstock/v1/callers/certificates/{serial}"), 404)
+
+
+async def test_a_person_who_may_call_no_more_has_no_certificates_any_more(api: Api) -> None:
+    boss = await admin(api)
+    person = await another(api, boss)
+    edge = (await api.enrol()).json()["credential"]
+    ok(
+        await person.send(
+            "POST", "/penstock/v1/callers/certificates", json={"csr_pem": certs.make_csr(certs.make_ec_key(), "x")}
+        )
+    )
+    before = (await api.snapshot(edge)).json()
+    assert len(before["callers"]) == 1
+    await boss.post(f"/v1/organizations/users/{person.id}", {"role": "user"})
+    after = (await api.snapshot(edge, after=before["version"], wait=5)).json()
+    assert after["callers"] == []

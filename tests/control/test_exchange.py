@@ -112,6 +112,8 @@ BROKEN: dict[str, tuple[str, Callable[[Idp], str]]] = {
     "too large": ("assertion_too_large", lambda idp: idp.sign(more="x" * (16 << 10))),
     "garbage": ("assertion_malformed", lambda idp: "a.b.c"),
     "no token": ("assertion_malformed", lambda idp: ""),
+    "half a surrogate pair": ("assertion_malformed", lambda idp: idp.sign(sub="system:\ud800")),
+    "a NUL": ("assertion_malformed", lambda idp: idp.sign(iss=f"{idp.issuer}\0")),
     "deep": ("assertion_malformed", lambda idp: f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.e30.e30"),
 }
 

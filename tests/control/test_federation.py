@@ -191,6 +191,8 @@ WRONG_ISSUERS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"jwks": {"type": "inline", "keys": {"keys": []}}}, "jwks.inline.keys"),
     ({"jwks": {"type": "inline", "keys": [{"kty": "oct", "kid": "a", "k": "AAAA"}]}}, "symmetric"),
     ({"jwks": {"type": "inline", "keys": [Idp.rsa(1024).jwk]}}, "jwks.keys.0: RSA of 1024 bits"),
+    ({"jwks": {"type": "inline", "keys": [{"kid": "k1", "kty": []}]}}, "jwks.keys.0: kty [] is not RSA or EC"),
+    ({"jwks": {"type": "inline", "keys": [{"kid": "k1", "kty": "EC", "key_ops": 5}]}}, "jwks.keys.0: it is not for signatures"),
     ({"jwks": {"type": "inline", "keys": [{**Idp().jwk, "kid": ""}]}}, "no kid"),
     ({"jwks": {"type": "inline", "keys": [{**Idp().jwk, "d": "AAAA"}]}}, "private"),
     ({"jwks": {"type": "discovery", "discovery_base": "https://idp.example.com", "ca_cert_pem": "x"}}, "ca_cert_pem"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing
 from ipaddress import ip_address
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.idp import Idp, Site, site
-from tests.support.people import ok, refused
+from tests.support.people import ok, operator, refused
 from tests.support.workloads import AUDIENCE, Workload, workload
 
 from penstock.control.config import Federation
@@ -18,6 +19,7 @@ from penstock.control.federation import jwks
 from penstock.control.federation.fetch import Fetch, is_public
 from penstock.control.federation.urls import Url
 from penstock.errors import UnavailableError
+from penstock.net.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -39,9 +41,11 @@ async def begin(start_api: Callable[..., Any], idp_site: Site, monkeypatch: pyte
     # The poller looks often, and what the tests wait for is what it did.
     monkeypatch.setattr("penstock.control.service.issuer_keys._TICK", 0.02)
 
-    async def start(jwks: dict[str, Any] | None = None, idp: Idp | None = None, **federation: Any) -> Workload:
+    async def start(
+        jwks: dict[str, Any] | None = None, idp: Idp | None = None, *, limits: dict[str, Any] | None = None, **federation: Any
+    ) -> Workload:
         settings = {"allowed_hosts": [f"localhost:{idp_site.port}"], "fetch_seconds": 1, **federation}
-        api: Api = await start_api(public_url=AUDIENCE, federation=settings)
+        api: Api = await start_api(public_url=AUDIENCE, federation=settings, limits=limits or {})
         source = jwks or {"type": "explicit_url", "url": idp_site.url("/jwks")}
         return await workload(api, idp, jwks={"ca_cert_pem": idp_site.ca_pem, **source})
 
@@ -131,6 +135,75 @@ async def test_keys_that_were_not_fetched_for_a_day_are_believed_no_longer(begin
     with closing(sqlite3.connect(one.api.config.database_file)) as connection, connection:
         connection.execute("UPDATE federation_issuers SET fetched_at = '2026-01-01 00:00:00.000000'")
     await one.denied("jwks_stale")
+
+
+async def test_a_rule_that_was_archived_while_its_issuers_keys_were_fetched_gives_no_token(
+    begin: Callable[..., Any], idp_site: Site
+) -> None:
+    idp = Idp()
+    idp_site.publish(idp)
+    one = await begin(idp=idp, fetch_seconds=10, refresh_interval=0)
+    await issuer_when(one, lambda issuer: issuer["poll_status"]["last_fetched_at"] is not None)
+    new = Idp("new")
+    idp_site.publish(idp, new)
+    idp_site.hangs = True
+    exchange = Tasks().spawn(one.exchange(new.sign()), "exchange")
+    while not idp_site.kept:
+        await asyncio.sleep(0.01)
+    await one.boss.post(f"/v1/organizations/federation_rules/{one.rule['id']}/archive")
+    idp_site.resume()
+    refused(await exchange, 401, "Authentication failed")
+    assert await one.reason() == "rule_changed"
+
+
+async def test_what_one_issuer_answers_ends_nobodys_polling(begin: Callable[..., Any], idp_site: Site) -> None:
+    idp = Idp()
+    idp_site.publish(idp)
+    one = await begin(idp=idp, poll_interval=0.1)
+    for number, key in enumerate(({"kid": "k1", "kty": []}, {"kid": "k1", "kty": "EC", "key_ops": 5})):
+        path = f"/odd-{number}"
+        idp_site.documents[path] = json.dumps({"keys": [key]}).encode()
+        source = {"type": "explicit_url", "url": idp_site.url(path), "ca_cert_pem": idp_site.ca_pem}
+        body = {"name": f"odd-{number}", "issuer_url": "https://odd.example.com", "jwks": source}
+        await one.boss.post("/v1/organizations/federation_issuers", body)
+        while path not in idp_site.asked:
+            await asyncio.sleep(0.01)
+        before = idp_site.asked.count("/jwks")
+        async with asyncio.timeout(10):
+            while idp_site.asked.count("/jwks") < before + 2:
+                await asyncio.sleep(0.01)
+
+
+async def test_the_issuers_of_a_suspended_organization_are_asked_no_more(begin: Callable[..., Any], idp_site: Site) -> None:
+    idp = Idp()
+    idp_site.publish(idp)
+    one = await begin(idp=idp, poll_interval=0.1)
+    await issuer_when(one, lambda _: idp_site.asked.count("/jwks") > 2)
+    organization = f"/penstock/v1/organizations/{one.api.initial.organization_id}"
+    owner = await operator(one.api)
+    await owner.post(f"{organization}/suspend")
+    await asyncio.sleep(0.1)  # what was on its way
+    before = len(idp_site.asked)
+    await asyncio.sleep(0.4)
+    assert len(idp_site.asked) == before
+    await owner.post(f"{organization}/resume")
+    async with asyncio.timeout(10):
+        while len(idp_site.asked) == before:
+            await asyncio.sleep(0.01)
+
+
+async def test_exchanges_that_wait_for_a_slow_issuer_leave_places_to_others(begin: Callable[..., Any], idp_site: Site) -> None:
+    idp_site.hangs = True
+    one = await begin(fetch_seconds=10, limits={"requests": 16})
+    tasks = Tasks()
+    waiting = [tasks.spawn(one.exchange(), "exchange") for _ in range(16)]
+    answered = asyncio.as_completed(waiting)
+    for _ in range(14):
+        refused(await next(answered), 529, "too many exchanges wait")
+    assert ok(await one.api.http.get("/v1/tunnels")) is not None
+    idp_site.resume()
+    answers = await asyncio.gather(*waiting)
+    assert sorted(answer.status_code for answer in answers) == [401] * 2 + [529] * 14
 
 
 @pytest.mark.parametrize(

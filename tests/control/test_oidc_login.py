@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,3 +140,23 @@ async def test_a_person_who_never_comes_back_or_is_refused_is_told(world: World)
         await browser.ask(method, lambda url: visits.spawn(deny(url), "browser"), patience=5)
     assert caught.value.detail == "access_denied"
     await visits.aclose()
+
+
+async def test_a_provider_that_hangs_takes_nobodys_place(world: World, start_api: Callable[..., Any]) -> None:
+    """Its first answer is waited for by a few; strangers who ask for it meanwhile are told to come back."""
+    config = world.api.config
+    assert config.oidc is not None
+    oidc = {**config.oidc.model_dump(exclude={"client_secret"}), "ca_file": str(config.oidc.ca_file)}
+    world.site.hangs = True
+    busy: Api = await start_api("busy", oidc=oidc, limits={"requests": 24})
+    tasks = Tasks()
+    waiting = [tasks.spawn(busy.http.get("/penstock/v1/login"), "login") for _ in range(20)]
+    answered = asyncio.as_completed(waiting)
+    for _ in range(4):
+        refused(await next(answered), 529, "identity provider")
+    async with asyncio.timeout(10):
+        for _ in range(12):
+            refused(await busy.http.get("/penstock/v1/login"), 529, "identity provider")
+        assert ok(await busy.http.get("/v1/tunnels")) is not None
+    world.site.resume()
+    assert sorted(answer.status_code for answer in await asyncio.gather(*waiting)) == [200] * 16 + [529] * 4

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.people import Person, admin, another, ok, operator, refused, sign_in
 
-from penstock.control.auth import attempts
+from penstock.control.auth import attempts, passwords
 from penstock.control.service.bootstrap import create_operator, reset_password
 from penstock.errors import ConfigError
+from penstock.net.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +67,43 @@ async def test_an_address_may_be_tried_ten_times_in_a_quarter_of_an_hour(api: Ap
     assert (await sign_in(api, api.initial.operator_email, api.initial.operator_password.reveal())).is_success
     monkeypatch.setattr(attempts, "_WINDOW_SECONDS", 0.0)
     assert (await sign_in(api, api.initial.admin_email, right)).is_success
+
+
+async def test_many_tries_at_once_are_ten_too(api: Api) -> None:
+    answers = await asyncio.gather(*(sign_in(api, api.initial.admin_email, "wrong") for _ in range(25)))
+    assert sorted(answer.status_code for answer in answers) == [401] * 10 + [429] * 15
+
+
+async def test_right_sign_ins_are_no_tries(api: Api) -> None:
+    for _ in range(12):
+        assert (await sign_in(api, api.initial.admin_email, api.initial.admin_password.reveal())).is_success
+
+
+async def test_a_wrong_password_takes_as_long_whoever_it_is_tried_on(api: Api) -> None:
+    async def took(email: str) -> float:
+        began = time.process_time()  # of a core: other processes do not count
+        refused(await sign_in(api, email, "wrong"), 401)
+        return time.process_time() - began
+
+    boss = await admin(api)
+    await boss.post("/penstock/v1/users", {"email": "new@example.com"})  # with the password that was made for them
+    nobody = min([await took("nobody@example.com") for _ in range(3)])
+    somebody = min([await took("new@example.com") for _ in range(3)])
+    assert somebody > nobody * 0.7
+
+
+async def test_a_password_that_was_replaced_while_it_was_looked_at_opens_no_session(api: Api) -> None:
+    boss = await admin(api)
+    made = await boss.post("/penstock/v1/users", {"email": "new@example.com"})
+    free = threading.Event()
+    for _ in range(2):
+        passwords._threads.submit(free.wait)
+    login = Tasks().spawn(sign_in(api, "new@example.com", made["password"]), "sign-in")
+    while not passwords._threads._work_queue.qsize():
+        await asyncio.sleep(0.01)
+    await boss.post(f"/penstock/v1/users/{made['id']}/reset_password")
+    free.set()
+    refused(await login, 401)
 
 
 async def test_signing_out_ends_the_session_and_a_new_password_all_of_them(api: Api) -> None:

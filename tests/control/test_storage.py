@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -11,11 +12,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from penstock.control.storage import identities, migrate
+from penstock.control.errors import ApiError
+from penstock.control.storage import database, identities, migrate
 from penstock.control.storage.master_key import create_master_key, load_master_key
 from penstock.control.storage.sqlite import Sqlite
 from penstock.control.storage.vault import Cell, SealError, Vault
 from penstock.errors import ConfigError
+from penstock.net.tasks import Tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +105,30 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> 
     file.chmod(0o600)
     with pytest.raises(ConfigError, match="holds no master key"):
         load_master_key(file)
+
+
+@pytest.mark.anyio
+async def test_whoever_waits_behind_a_writer_that_hangs_is_told_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    migrate.migrate(Sqlite(tmp_path / "new.db"))
+    store = database.Database(Sqlite(tmp_path / "new.db"))
+    done = asyncio.Event()
+
+    async def hang() -> None:
+        async with store.write():
+            began.set()
+            await done.wait()
+
+    began, hanging = asyncio.Event(), Tasks().spawn(hang(), "hang")
+    await began.wait()
+    for _ in range(2):
+        with pytest.raises(ApiError, match="does not answer"):
+            async with store.write():
+                pass
+    done.set()
+    await hanging
+    async with store.write():  # and nobody is in the way of the next
+        pass
+    await store.aclose()

@@ -66,6 +66,14 @@ class Site:
     documents: dict[str, bytes | tuple[int, bytes]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     hangs: bool = False
+    kept: list[_Answer] = field(default_factory=list["_Answer"])
+
+    def resume(self) -> None:
+        """Answer after all, whoever asked meanwhile."""
+        self.hangs = False
+        for one in self.kept:
+            one.answer()
+        self.kept.clear()
 
     def publish(self, *idps: Idp, path: str = "/jwks") -> None:
         self.documents[path] = json.dumps({"keys": [idp.jwk for idp in idps]}).encode()
@@ -99,7 +107,15 @@ class _Answer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        if b"\r\n\r\n" not in self._data or self._site.hangs or self._transport is None:
+        if b"\r\n\r\n" not in self._data:
+            return
+        if self._site.hangs:
+            self._site.kept.append(self)
+        else:
+            self.answer()
+
+    def answer(self) -> None:
+        if self._transport is None:
             return
         path = self._data.split(b" ")[1].decode()
         self._site.asked.append(path)

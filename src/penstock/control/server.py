@@ -97,8 +97,8 @@ class Control:
             opened.callback(core.database.changes.close)
             await self._start_admin(opened)
             await self._start_acme(opened, tasks)
-            tasks.spawn(issuer_keys.poll(), "issuer keys")
-            tasks.spawn(readiness.watch(), "readiness")
+            tasks.keep(issuer_keys.poll, "issuer keys")
+            tasks.keep(readiness.watch, "readiness")
             self._server, self._readiness = server, readiness
             self._opened = opened.pop_all()
         if not self._config.has_tls and not is_loopback(self._config.listen_addr.host):
@@ -143,7 +143,7 @@ class Control:
             await server.start(
                 config.listen_addr, self._served.context, lambda: self._served is not None and self._served.is_there
             )
-        tasks.spawn(self._served.follow(), "certificate files")
+        tasks.keep(self._served.follow, "certificate files")
 
     async def _start_acme(self, opened: AsyncExitStack, tasks: Tasks) -> None:
         if self._config.acme is None or self._served is None:
@@ -157,7 +157,7 @@ class Control:
         await answers.start(self._config.acme.listen_addr)
         opened.push_async_callback(answers.stop)
         self._renewal = Renewal(self._config.acme, self._config.certificate_names, folder, self._served.look)
-        tasks.spawn(self._renewal.run(), "certificate renewal")
+        tasks.keep(self._renewal.run, "certificate renewal")
 
 
 def _check_authorities(config: ControlConfig) -> None:

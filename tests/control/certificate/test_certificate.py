@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from tests.support import ca
+from tests.support.idp import Site, site
 from tests.support.store import make_config
 
+from penstock.config.types import HostPort
+from penstock.control.certificate.answers import Answers
 from penstock.control.certificate.folder import AcmeFolder
-from penstock.control.certificate.renewal import seconds_left
+from penstock.control.certificate.renewal import Renewal, seconds_left
 from penstock.control.certificate.served import Served
 from penstock.control.metrics import ControlMetrics
 from penstock.errors import ConfigError
+from penstock.net.tasks import Tasks
 from penstock.tls import certs
 
 if TYPE_CHECKING:
@@ -122,3 +128,67 @@ def test_the_name_asked_for_is_the_public_one_unless_said_otherwise(tmp_path: Pa
     public = make_config(tmp_path, public_url="https://penstock.example.com", acme={"agree_to_terms": True})
     assert public.certificate_names == ("penstock.example.com",)
     assert public.audiences == ("https://penstock.example.com",)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("directory", [b"[]", b'"down for maintenance"', b'{"meta": 5}', b"[" * 50_000, b"{}"])
+async def test_an_authority_that_answers_anything_else_is_asked_again_later(tmp_path: Path, directory: bytes) -> None:
+    async with site() as authority:
+        authority.documents["/directory"] = directory
+        renewal, _ = _renewal(tmp_path, authority)
+        with capture_logs() as logs:
+            running = Tasks().spawn(renewal.run(), "renewal")
+            while len([line for line in logs if line["event"] == "certificate not obtained"]) < 2:
+                await asyncio.sleep(0.01)
+            running.cancel()
+        assert renewal.failure is not None
+        assert "ACME authority" in renewal.failure.public
+
+
+@pytest.mark.anyio
+async def test_a_folder_that_is_gone_for_a_while_ends_no_renewal(tmp_path: Path) -> None:
+    async with site() as authority:
+        renewal, folder = _renewal(tmp_path, authority)
+        folder.rename(tmp_path / "elsewhere")
+        running = Tasks().spawn(renewal.run(), "renewal")
+        while renewal.failure is None:
+            await asyncio.sleep(0.01)
+        assert renewal.failure.public == "the certificate cannot be kept"
+        (tmp_path / "elsewhere").rename(folder)
+        while "/directory" not in authority.asked:
+            await asyncio.sleep(0.01)
+        running.cancel()
+
+
+@pytest.mark.anyio
+async def test_no_stranger_holds_every_connection_of_the_port_that_authorities_ask(tmp_path: Path) -> None:
+    folder = AcmeFolder(tmp_path / "acme")
+    folder.prepare()
+    folder.open_challenge("token", "answer")
+    answers = Answers(folder)
+    await answers.start(HostPort("127.0.0.1", 0))
+    held = [await asyncio.open_connection("127.0.0.1", answers.address.port) for _ in range(100)]
+    try:
+        for _, writer in held:
+            writer.write(b"GET / HTTP/1.1\r\n")
+        async with httpx2.AsyncClient(trust_env=False, transport=httpx2.AsyncHTTPTransport(local_address="127.0.0.2")) as http:
+            url = f"http://127.0.0.1:{answers.address.port}/.well-known/acme-challenge/token"
+            assert (await http.get(url)).text == "answer"
+    finally:
+        for _, writer in held:
+            writer.close()
+        await answers.stop()
+
+
+def _renewal(folder: Path, authority: Site) -> tuple[Renewal, Path]:
+    (folder / "ca.pem").write_text(authority.ca_pem)
+    acme = {"agree_to_terms": True, "directory_url": authority.url("/directory"), "ca_file": str(folder / "ca.pem")}
+    config = make_config(folder / "control", public_url=f"https://{NAMES[0]}", acme={**acme, "retry_interval": "100ms"})
+    assert config.acme is not None
+    kept = AcmeFolder(config.acme_folder)
+    kept.prepare()
+
+    async def changed() -> None:
+        raise AssertionError("there is no certificate to be had")
+
+    return Renewal(config.acme, NAMES, kept, changed), config.acme_folder

@@ -25,12 +25,17 @@ class Attempts:
         recent = self._recent(email, now)
         return _WINDOW_SECONDS - (now - recent[-_TRIES]).total_seconds() if len(recent) >= _TRIES else 0.0
 
-    def failed(self, email: str, now: datetime) -> None:
-        """One more wrong password."""
+    def begin(self, email: str, now: datetime) -> None:
+        """One more try: counted before it is known how it ends, or many at once would all be the first."""
         self._failures[email] = [*self._recent(email, now), now]
         self._failures.move_to_end(email)
         if len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)
+
+    def succeeded(self, email: str) -> None:
+        """The last try was a right one, and does not count."""
+        if begun := self._failures.get(email):
+            begun.pop()
 
     def _recent(self, email: str, now: datetime) -> list[datetime]:
         return [at for at in self._failures.get(email, ()) if (now - at).total_seconds() < _WINDOW_SECONDS]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from base64 import urlsafe_b64encode
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidKey
@@ -23,7 +25,7 @@ _MEMORY: Final = 19 * 1024  # KiB; with two passes the first choice of OWASP's l
 _PASSES: Final = 2
 _GENERATED: Final = 18  # bytes: 144 random bits need no slow hash
 # What a stranger's attempts may take of this process at a time; the next ones wait.
-_hashing: Final = asyncio.Semaphore(2)
+_threads: Final = ThreadPoolExecutor(2, "passwords")
 
 
 def generate(entropy: Callable[[int], bytes]) -> tuple[Secret, str]:
@@ -34,16 +36,14 @@ def generate(entropy: Callable[[int], bytes]) -> tuple[Secret, str]:
 
 async def derive(password: Secret, entropy: Callable[[int], bytes]) -> str:
     """The hash of a password a person chose."""
-    salt = entropy(_SALT)
-    async with _hashing:
-        return await asyncio.to_thread(_derive, password.reveal(), salt, memory=_MEMORY, passes=_PASSES)
+    hashing = partial(_derive, password.reveal(), entropy(_SALT), memory=_MEMORY, passes=_PASSES)
+    return await asyncio.get_running_loop().run_in_executor(_threads, hashing)
 
 
 async def verify(password: Secret, hashed: str | None) -> bool:
     """Whether this is the password. Takes as long for somebody who has none, so that nobody learns who has."""
     given = password.reveal().encode()[:LONGEST]
-    async with _hashing:
-        return await asyncio.to_thread(_verify, given, hashed or _NOBODYS) and hashed is not None
+    return await asyncio.get_running_loop().run_in_executor(_threads, _verify, given, hashed)
 
 
 def _derive(password: str, salt: bytes, *, memory: int, passes: int) -> str:
@@ -51,7 +51,14 @@ def _derive(password: str, salt: bytes, *, memory: int, passes: int) -> str:
     return function.derive_phc_encoded(password.encode()[:LONGEST])
 
 
-def _verify(password: bytes, hashed: str) -> bool:
+def _verify(password: bytes, hashed: str | None) -> bool:
+    # Made-up passwords have a fast hash: whoever still has theirs must not be answered sooner than the rest, or nobody at all.
+    if hashed is None or not hashed.startswith(_SLOW):
+        _matches(password, _NOBODYS)
+    return hashed is not None and _matches(password, hashed)
+
+
+def _matches(password: bytes, hashed: str) -> bool:
     try:
         Argon2id.verify_phc_encoded(password, hashed)
     except InvalidKey:
@@ -59,6 +66,5 @@ def _verify(password: bytes, hashed: str) -> bool:
     return True
 
 
-_NOBODYS: Final = (
-    f"$argon2id$v=19$m={_MEMORY},t={_PASSES},p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-)
+_SLOW: Final = f"$argon2id$v=19$m={_MEMORY},t={_PASSES},p=1$"
+_NOBODYS: Final = f"{_SLOW}AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"

@@ -23,6 +23,8 @@ _OF_ROLE: Final = {
     "user": frozenset({READ_TUNNELS}),
 }
 ROLES: Final = tuple(_OF_ROLE)
+CALLERS: Final = tuple(role for role, scopes in _OF_ROLE.items() if DEVELOPER in scopes)
+"""Those who may call through tunnels, and hold certificates for it."""
 
 
 def of_person(role: str, *, manage_tunnels: bool, manage_federation: bool) -> frozenset[str]:

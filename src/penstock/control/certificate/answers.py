@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from penstock.control.api.addresses import site
 from penstock.control.serving import HttpServer
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from penstock.config.types import HostPort
     from penstock.control.certificate.folder import AcmeFolder
 
-CONNECTIONS: Final = 64  # authorities ask from a handful of places, once each; strangers get the rest
+CONNECTIONS: Final = 512  # authorities ask from a handful of places, once each; strangers get the rest
+EACH: Final = 16  # of one address: no stranger holds them all, and a renewal with them
 STOP_SECONDS: Final = 1.0
 _PREFIX: Final = "/.well-known/acme-challenge/"
 _OTHER: Final = b"this port answers certificate challenges; the API is on https\n"
@@ -27,7 +29,7 @@ class Answers:
 
     def __init__(self, folder: AcmeFolder) -> None:
         self._folder = folder
-        self._server = HttpServer(self, CONNECTIONS)
+        self._server = HttpServer(self, CONNECTIONS, EACH, site)
 
     @property
     def address(self) -> HostPort:

@@ -11,13 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from acme import challenges, client, crypto_util, errors, messages
-from josepy.errors import DeserializationError
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException, SSLError
 
-from penstock.errors import UnavailableError
+from penstock.errors import PenstockError, UnavailableError
 from penstock.tls import certs, contexts, names
 
 if TYPE_CHECKING:
@@ -44,7 +43,11 @@ async def obtain(settings: Acme, wanted: Sequence[str], folder: AcmeFolder) -> K
         raise UnavailableError(
             "the ACME authority did not finish in time", hint="it is tried again; look at the authority's status page"
         ) from exc
-    except (errors.Error, messages.Error, RequestException, DeserializationError, ValueError, KeyError) as exc:
+    except PenstockError:
+        raise
+    except Exception as exc:  # the library reads what it is sent as what it should be: a wrong shape is any error there is
+        if isinstance(exc, OSError) and not isinstance(exc, RequestException):
+            raise  # of our own disk
         raise _explained(exc, settings) from exc
     finally:
         await asyncio.to_thread(folder.close_challenges)

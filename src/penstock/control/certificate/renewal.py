@@ -53,14 +53,16 @@ class Renewal:
         """Until cancelled."""
         try:
             while True:
-                wait = await self._step() if await asyncio.to_thread(self._folder.take_lock) else LOCK_LOOK
+                wait = await self._step()
                 await asyncio.sleep(wait)
         finally:
             self._folder.release()
 
     async def _step(self) -> float:
-        """Renew if it is time to; the seconds until the next look."""
+        """Renew if it is time to, and it is this process that does; the seconds until the next look."""
         try:
+            if not await asyncio.to_thread(self._folder.take_lock):
+                return LOCK_LOOK
             present = await asyncio.to_thread(self._present)
             wait = seconds_left(present, self._wanted, self._settings.renew_before, datetime.now(UTC))
             if wait > 0:

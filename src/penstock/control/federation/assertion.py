@@ -133,7 +133,8 @@ def _object(part: str, name: str) -> dict[str, Any]:
 
 def _json_object(data: bytes, name: str) -> dict[str, Any]:
     try:
-        found: Any = json.loads(data, object_pairs_hook=_once, parse_constant=_no_constant)
+        found: Any = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        _check_texts(found)
     except (ValueError, RecursionError):
         raise Denial("assertion_malformed", f"the {name} cannot be read") from None
     if not isinstance(found, dict):
@@ -147,6 +148,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name comes twice")
     return found
+
+
+def _check_texts(found: Any) -> None:
+    # Half a surrogate pair is no text, and a NUL no database keeps: nobody could write down what such an assertion said.
+    text = json.dumps(found, ensure_ascii=False)
+    text.encode()
+    if "\\u0000" in text:
+        raise ValueError("a text holds a NUL")
 
 
 def _no_constant(name: str) -> Any:

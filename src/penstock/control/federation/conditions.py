@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ LONGEST: Final = 4096
 _PROGRAM: Final = Path(__file__).with_name("cel_process.py")
 _SECONDS: Final = 10.0  # of waiting, on a machine that has little time left; the process counts its own
 _AT_ONCE: Final = 2
-_running: Final = asyncio.Semaphore(_AT_ONCE)
+_threads: Final = ThreadPoolExecutor(_AT_ONCE, "conditions")  # each waits for one process
 
 
 async def check(condition: str, claims: Mapping[str, Any]) -> None:
@@ -53,8 +54,8 @@ async def _ask(condition: str, claims: dict[str, Any] | None) -> dict[str, Any] 
     except RecursionError:
         return None
     try:
-        async with asyncio.timeout(_SECONDS), _running:
-            return await asyncio.to_thread(_run, question)
+        async with asyncio.timeout(_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(_threads, _run, question)
     except (OSError, TimeoutError) as exc:  # a timeout is one of the waiting for a place
         raise ApiError("overloaded_error", "conditions cannot be evaluated now; try again", detail=str(exc)) from exc
 

@@ -38,6 +38,7 @@ REASONS: Final = frozenset(
         "jti_malformed",
         "jti_reused",
         "organization_suspended",
+        "rule_changed",
     }
 )
 

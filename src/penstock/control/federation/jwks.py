@@ -44,9 +44,10 @@ def problem_of(key: Mapping[str, Any]) -> str | None:
         return "it has no kid"
     if not _SECRET_MEMBERS.isdisjoint(key):
         return "it is a private or a symmetric key; publish the public half only"
-    if key.get("kty") not in {"RSA", "EC"}:
+    if key.get("kty") not in ("RSA", "EC"):  # no set: what a stranger put there may have no hash
         return f"kty {key.get('kty')!r:.20} is not RSA or EC"
-    if key.get("use", "sig") != "sig" or "verify" not in key.get("key_ops", ["verify"]):
+    operations: Any = key.get("key_ops", ["verify"])
+    if key.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return "it is not for signatures"
     if key.get("alg", ALGORITHMS[0]) not in ALGORITHMS:
         return f"alg {key['alg']!r:.20} is not one of {', '.join(ALGORITHMS)}"

@@ -180,7 +180,7 @@ async def _batch(connection: AsyncConnection, query: Select[Any], after: int) ->
 
 def _position(cursor: str) -> int:
     text = decode(cursor)
-    if not text.isdigit() or len(text) > 18:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise not_a_cursor()
     return int(text)
 

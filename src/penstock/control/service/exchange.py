@@ -37,6 +37,9 @@ GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _SHORTEST: Final = 60
 _DEFAULT: Final = "default"
 
+# What of an issuer decides; the rest of its row tells how fetching its keys goes.
+_DECIDES: Final = ("issuer_url", "jwks", "check_jti", "max_jwt_lifetime_seconds", "archived_at")
+
 _r = identities.federation_rules
 _t = identities.access_tokens
 
@@ -64,7 +67,7 @@ async def exchange(core: Core, issuer_keys: IssuerKeys, request: TokenRequest) -
         unverified = assertion.read(request.assertion)
         verified = await _verify(core, issuer_keys, unverified, issuer)
         await matching.check(RuleMatch.model_validate_json(rule["match"]), verified, core.config.audiences)
-        return await _grant(core, rule, issuer, account, verified, request)
+        return await _grant(core, rule, issuer, verified, request)
     except Denial as denial:
         async with core.database.write() as connection:
             await authentications.write(
@@ -131,19 +134,14 @@ async def _verify(core: Core, issuer_keys: IssuerKeys, unverified: Unverified, i
 
 
 async def _grant(
-    core: Core,
-    rule: Mapping[str, Any],
-    issuer: Mapping[str, Any],
-    account: Mapping[str, Any],
-    verified: Verified,
-    request: TokenRequest,
+    core: Core, rule: Mapping[str, Any], issuer: Mapping[str, Any], verified: Verified, request: TokenRequest
 ) -> TokenAnswer:
     now = core.now()
     remaining = verified.expires_at - now.timestamp()
     lifetime = int(max(_SHORTEST, min(rule["token_lifetime_seconds"], 2 * remaining)))
     secret = keys.make(keys.Kind.ACCESS_TOKEN, core.entropy)
-    granted = " ".join(sorted(scopes.of_workload(rule["oauth_scope"], account["organization_role"]) & scopes.PUBLISHED))
     async with core.database.write() as connection:
+        account = await _still(connection, rule, issuer, request)
         workspace_id = await _workspace(connection, rule, request.workspace_id)
         await _check_member(connection, rule["service_account_id"], workspace_id)
         if issuer["check_jti"] and verified.jti is not None:
@@ -180,7 +178,25 @@ async def _grant(
         }
         who = _Workload(rule["service_account_id"], rule["organization_id"])
         await audit.record(core, connection, who, "token_exchanged", minted)
+    granted = " ".join(sorted(scopes.of_workload(rule["oauth_scope"], account["organization_role"]) & scopes.PUBLISHED))
     return TokenAnswer(access_token=secret.reveal(), expires_in=lifetime, scope=granted)
+
+
+async def _still(
+    connection: AsyncConnection, rule: Mapping[str, Any], issuer: Mapping[str, Any], request: TokenRequest
+) -> Mapping[str, Any]:
+    """The service account as it is now. Raises Denial when the rule or its issuer is not what the assertion was held against.
+
+    Fetching the issuer's keys takes as long as the issuer likes; whoever ended the rule meanwhile ended it.
+    """
+    found = await _rule(connection, request)
+    if found is None:
+        raise Denial("rule_changed", "the rule was archived meanwhile")
+    now_rule, now_issuer, account = found
+    _check_live(now_rule, now_issuer, account, request)
+    if now_rule != rule or any(now_issuer[name] != issuer[name] for name in _DECIDES):
+        raise Denial("rule_changed", "the rule or its issuer was changed meanwhile")
+    return account
 
 
 async def _workspace(connection: AsyncConnection, rule: Mapping[str, Any], wanted: str | None) -> str:

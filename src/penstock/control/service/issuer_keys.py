@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, final
 from weakref import WeakValueDictionary
@@ -21,13 +22,14 @@ from penstock.control.errors import ApiError
 from penstock.control.federation import jwks
 from penstock.control.federation.denial import Denial
 from penstock.control.federation.urls import Url
+from penstock.control.service import liveness
 from penstock.control.storage import identities
 from penstock.errors import UnavailableError
 from penstock.schema.federation import Jwks, JwksDiscovery, JwksInline
 from penstock.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from penstock.control.service.core import Core
 
@@ -38,6 +40,7 @@ _TICK: Final = 5.0
 _BATCH: Final = 16
 _SOURCE: Final[TypeAdapter[Jwks]] = TypeAdapter(Jwks)
 _ATTEMPTS_REMEMBERED: Final = 10_000
+_SHARE: Final = 8  # of the requests served at a time, one in so many may wait for an organization's issuers
 
 
 class _Discovery(BaseModel):
@@ -62,6 +65,8 @@ class IssuerKeys:
         self._settings = core.config.federation
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._attempts: dict[str, float] = {}
+        self._waiting: Counter[str] = Counter()
+        self._waiting_most = max(1, core.config.limits.requests // _SHARE)
         self._log = get_logger("control")
 
     async def find(self, row: Mapping[str, Any], source: Jwks, kid: str) -> Mapping[str, Any]:
@@ -74,13 +79,27 @@ class IssuerKeys:
         if row["polling_disabled_at"] is not None:
             reason = "jwks_unavailable" if keys is None else "key_not_found"
             raise Denial(reason, "polling of this issuer's keys is paused after repeated failures; an admin turns it on")
-        fetched = await self._refresh(row, source)
+        with self._place_to_wait(row["organization_id"]):
+            fetched = await self._refresh(row, source)
         if fetched is None:
             if keys is None:
                 reason = "jwks_unavailable" if row["fetched_at"] is None else "jwks_stale"
                 raise Denial(reason, "the issuer's keys could not be fetched")
             fetched = keys
         return _found(fetched, kid)
+
+    @contextlib.contextmanager
+    def _place_to_wait(self, organization_id: str) -> Generator[None]:
+        # An issuer answers as slowly as it likes: exchanges that wait for one organization's leave places to all others.
+        if self._waiting[organization_id] >= self._waiting_most:
+            raise ApiError("overloaded_error", "too many exchanges wait for the issuer's keys; try again")
+        self._waiting[organization_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[organization_id] -= 1
+            if not self._waiting[organization_id]:
+                del self._waiting[organization_id]
 
     async def poll(self) -> None:
         """Fetch what is due, for ever."""
@@ -94,11 +113,18 @@ class IssuerKeys:
 
     async def _poll(self, row: Mapping[str, Any]) -> None:
         with contextlib.suppress(ApiError):
-            await self._refresh(row, source_of(row), is_polling=True)
+            try:
+                await self._refresh(row, source_of(row), is_polling=True)
+            except ApiError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - what one organization's issuer answers must not end everybody's polling
+                self._log.error("issuer keys not fetched", issuer=row["id"], error=type(exc).__name__, exc_info=exc)
+                await self._note_failure(row)
 
     async def _due(self) -> list[dict[str, Any]]:
         now = self._core.now()
-        query = select(_t).where(_t.c.archived_at.is_(None), _t.c.next_poll_at <= now).order_by(_t.c.next_poll_at)
+        live = liveness.of_organization(_t.c.organization_id)
+        query = select(_t).where(_t.c.archived_at.is_(None), _t.c.next_poll_at <= now, live).order_by(_t.c.next_poll_at)
         async with self._core.database.read() as connection:
             return [dict(row) for row in (await connection.execute(query.limit(_BATCH))).mappings()]
 

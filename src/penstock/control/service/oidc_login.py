@@ -7,7 +7,9 @@ knows and no admin has added is not let in.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import quote, urlencode
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 _u = identities.users
 _LIFETIME_MOST: Final = 86_400
 _WELL_KNOWN: Final = "/.well-known/openid-configuration"
+_WAITING: Final = 16  # people who wait for the provider's first answer, which is then kept
+_SILENT_SECONDS: Final = 2.0  # after which a provider that did not answer is asked again
+_SILENT: Final = "the identity provider does not answer"
 
 
 class _Provider(BaseModel):
@@ -68,6 +73,9 @@ class OidcSignIn:
         allowed = (*core.config.federation.allowed_hosts, f"{issuer.host}:{issuer.port}")
         self._fetch = Fetch(core.config.federation.model_copy(update={"allowed_hosts": allowed}))
         self._found: _Provider | None = None
+        self._asking = asyncio.Lock()
+        self._waiting = 0
+        self._silent_until = 0.0
 
     async def method(self) -> OidcLogin:
         """What a program has to know to send a person there."""
@@ -130,18 +138,32 @@ class OidcSignIn:
         return verified
 
     async def _provider(self) -> _Provider:
-        if self._found is None:
-            issuer = self._settings.issuer_url
-            try:
-                document = await self._fetch.get(Url.parse(issuer).below(_WELL_KNOWN), self._ca())
-                found = _Provider.model_validate(json.loads(document))
-            except (UnavailableError, ValueError) as exc:
-                detail = str(exc) if not isinstance(exc, ValidationError) else f"{exc.error_count()} wrong fields"
-                raise ApiError("overloaded_error", "the identity provider does not answer", detail=detail) from exc
-            if found.issuer != issuer:
-                raise ApiError("api_error", "the identity provider is another one", detail=f"it calls itself {found.issuer}")
-            self._found = found
-        return self._found
+        # Strangers may ask this: where the provider hangs they must not take all places of the API by waiting for it.
+        if self._found is None and self._waiting >= _WAITING:
+            raise ApiError("overloaded_error", _SILENT)
+        self._waiting += 1
+        try:
+            async with self._asking:
+                if self._found is None:
+                    self._found = await self._discover()
+                return self._found
+        finally:
+            self._waiting -= 1
+
+    async def _discover(self) -> _Provider:
+        if time.monotonic() < self._silent_until:
+            raise ApiError("overloaded_error", _SILENT)
+        issuer = self._settings.issuer_url
+        try:
+            document = await self._fetch.get(Url.parse(issuer).below(_WELL_KNOWN), self._ca())
+            found = _Provider.model_validate(json.loads(document))
+        except (UnavailableError, ValueError) as exc:
+            self._silent_until = time.monotonic() + _SILENT_SECONDS
+            detail = str(exc) if not isinstance(exc, ValidationError) else f"{exc.error_count()} wrong fields"
+            raise ApiError("overloaded_error", _SILENT, detail=detail) from exc
+        if found.issuer != issuer:
+            raise ApiError("api_error", "the identity provider is another one", detail=f"it calls itself {found.issuer}")
+        return found
 
     async def _get(self, url: str, form: Mapping[str, str] | None = None) -> bytes:
         if form is None:

@@ -105,6 +105,7 @@ async def change(core: Core, by: Principal, user_id: str, request: UserUpdate) -
             await _keep_an_admin(connection, by.organization_id, user_id)
         if wanted:
             await connection.execute(update(_t).where(_t.c.id == user_id).values(wanted))
+            await advance_feed(connection)  # who calls no more has no certificates any more
         changed = {"user_id": user_id, **{name: row[name] for name in ("role", "manage_tunnels", "manage_federation")}}
         await audit.record(core, connection, by, "user_updated", changed)
     return _user(row)

@@ -42,16 +42,18 @@ class _Person:
 async def sign_in_with_password(core: Core, login: PasswordLogin) -> Session:
     """A session for an address and its password. Raises ApiError 401, the same for every reason."""
     email = login.email.strip().lower()[:320]
+    async with core.database.read() as connection:
+        person = await find_person(connection, _u.c.email == email)
     if wait := core.attempts.wait(email, core.now()):
         text = "too many failed sign-ins of this user"
         raise ApiError("rate_limit_error", text, hint="wait a quarter of an hour", retry_after=wait)
-    async with core.database.read() as connection:
-        person = await find_person(connection, _u.c.email == email)
+    core.attempts.begin(email, core.now())
     hashed = person["password_hash"] if person is not None else None
     is_right = await passwords.verify(Secret(login.password), hashed)
     if person is None or not is_right:
         await refuse(core, email, "password", person)
-    return await open_session(core, person["id"], "password")
+    core.attempts.succeeded(email)
+    return await open_session(core, person["id"], "password", hashed)
 
 
 async def refuse(core: Core, email: str, method: str, person: Mapping[str, Any] | None = None) -> NoReturn:
@@ -60,7 +62,6 @@ async def refuse(core: Core, email: str, method: str, person: Mapping[str, Any] 
     Only for people there are: the audit log never shrinks, and strangers must not make it grow. For nobody something is written
     all the same, or the time of a commit would tell who is somebody.
     """
-    core.attempts.failed(email, core.now())
     async with core.database.write() as connection:
         if person is None:
             await audit.reseal(core, connection)
@@ -70,14 +71,17 @@ async def refuse(core: Core, email: str, method: str, person: Mapping[str, Any] 
     raise ApiError("authentication_error", "sign-in failed", hint="check the address and the password, or ask an admin")
 
 
-async def open_session(core: Core, user_id: str, method: str) -> Session:
-    """A session for somebody who proved who they are. Raises ApiError when they were removed meanwhile."""
+async def open_session(core: Core, user_id: str, method: str, hashed: str | None = None) -> Session:
+    """A session for somebody who proved who they are, by a password with that hash if one is given.
+
+    Raises ApiError when they were removed meanwhile, or got another password, which ended every session.
+    """
     secret = keys.make(keys.Kind.SESSION, core.entropy)
     now = core.now()
     expires_at = now + timedelta(seconds=core.config.session_lifetime)
     async with core.database.write() as connection:
         person = await find_person(connection, _u.c.id == user_id)
-        if person is None:
+        if person is None or hashed not in {None, person["password_hash"]}:
             raise ApiError("authentication_error", "sign-in failed")
         await connection.execute(delete(_t).where(_t.c.expires_at <= now))
         values = {

@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from penstock.control.errors import ApiError
 from penstock.control.storage import tables
+from penstock.control.storage.backend import BUSY_SECONDS
 from penstock.control.storage.changes import Changes
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Database:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._engine = backend.engine()
-        # Writers of this process queue here in order; SQLite's own waiting is polling, and a connection each is too dear.
+        # Writers of this process queue here in order; SQLite's own waiting is polling, and a connection each is too dear. Where
+        # one in front waits for a database that hangs, those behind are told to come back and do not wait in turn.
         self._writing = asyncio.Lock()
         self.changes = Changes()
 
@@ -52,13 +54,22 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
         """A transaction that holds the write lock from its first moment. Waiting edges wake when it ends."""
-        async with _as_api_error(), self._writing, self._engine.connect() as connection:
+        async with _as_api_error(), self._turn(), self._engine.connect() as connection:
             writer = await connection.execution_options(**self._backend.write_options)
             async with writer.begin():
                 (await writer.execute(select(tables.feed.c.id).with_for_update())).one()
                 yield writer
         # After the commit, or the woken would read the past.
         self.changes.announce()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        async with asyncio.timeout(BUSY_SECONDS):
+            await self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     async def aclose(self) -> None:
         """Wake those who wait, then close all connections."""

@@ -79,11 +79,18 @@ class Sqlite:
 
     def copy(self, to: Path) -> None:
         """A copy as of one moment, readers and writers notwithstanding. Raises ConfigError, also when `to` exists."""
-        if to.exists():
-            raise ConfigError(f"{to} exists already", hint="choose another file: a backup is never overwritten")
-        with self._connect() as connection:
-            connection.execute("VACUUM INTO ?", (str(to),))
-        to.chmod(0o600)
+        try:
+            to.touch(mode=0o600, exist_ok=False)  # private from its first byte; SQLite fills a file that is empty
+        except FileExistsError as exc:
+            raise ConfigError(f"{to} exists already", hint="choose another file: a backup is never overwritten") from exc
+        except OSError as exc:
+            raise ConfigError(f"cannot write to {to}: {(exc.strerror or '').lower()}", hint="choose another file") from exc
+        try:
+            with self._connect() as connection:
+                connection.execute("VACUUM INTO ?", (str(to),))
+        except BaseException:
+            to.unlink(missing_ok=True)
+            raise
 
     def engine(self) -> AsyncEngine:
         """As the protocol says."""
