@@ -34,7 +34,7 @@ def command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in os.environ:
-        if name.startswith(("PENSTOCK_", "ANTHROPIC_")):
+        if name.startswith(("PENSTOCK_", "ANTHROPIC_", "XDG_")):
             monkeypatch.delenv(name)
 
     def run(*arguments: str) -> Ended:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import structlog
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ImageContent, TextContent
+from tests.support import ca
 from tests.support.mcp_servers import serving
 from tests.support.running_up import tunnel_to
 
@@ -137,6 +139,40 @@ def test_a_tool_that_fails_exits_1_and_says_why(call: Callable[..., Ended]) -> N
 
 def test_an_unknown_tool_exits_1(call: Callable[..., Ended]) -> None:
     assert call("no-such").code == 1
+
+
+def test_the_next_call_uses_the_same_certificate_and_one_that_is_refused_is_replaced(
+    call: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".local" / "state" / "penstock" / "callers"
+    assert call("say", "value=1").code == 0
+    (file,) = folder.iterdir()
+    first = file.read_text()
+    assert call("say", "value=2").code == 0
+    assert file.read_text() == first
+    stranger = ca.caller(ca.ca())  # what a platform that was made anew, or one that revoked it, makes of the old one
+    file.write_text(stranger.key_pem.reveal() + stranger.certificate_pem)
+    ended = call("say", "value=3")
+    assert (ended.code, ended.err) == (0, "")
+    assert file.read_text() not in (first, stranger.key_pem.reveal() + stranger.certificate_pem)
+    file.unlink()
+    monkeypatch.setenv("PENSTOCK_CALLERS", "off")
+    assert call("say", "value=4").code == 0
+    assert not list(folder.iterdir())
+
+
+def test_the_platform_and_the_key_can_be_given_as_to_every_command(
+    command: Callable[..., Ended], url: tuple[str, str], tmp_path: Path
+) -> None:
+    profile = json.loads(Path(url[1]).read_text())
+    (tmp_path / "key").write_text(profile["api_key"] + "\n")
+    given = ("--api-url", profile["api_url"], "--api-key-file", "key")
+    assert command("call", url[0], "say", "value=1", *given).code == 0
+    assert "say" in command("tools", url[0], *given).out
+    (tmp_path / "key").write_text("pst-key-wrong\n")
+    refused = command("tools", url[0], *given)
+    assert refused.code == 1
+    assert refused.err.startswith("penstock: the key in key is not accepted: ")
 
 
 @pytest.mark.parametrize("argument", ["you", "=you"])

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from penstock.client import sessions
 from penstock.client.access import Access, find_access, write_profile
 from penstock.errors import ConfigError
+from penstock.schema.identities import Session
 from penstock.secret import Secret
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -26,6 +26,61 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_profile
     assert find_access("https://a.example/", "k", environment=environment) == Access("https://a.example", Secret("k"))
     assert find_access(environment=environment) == Access("https://e.example", Secret("from-environment"))
     assert find_access(environment={}) == Access("http://127.0.0.1:8700", Secret("pst-key-profile"))
+
+
+def test_one_order_holds_and_what_was_found_says_where_it_is_from(profile: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named.json"
+    write_profile(named, Access("https://named.example", Secret("n")))
+    write_profile(at_home(tmp_path), Access("https://home.example", Secret("h")))
+    at_login = Session(
+        session_token="pst-session-x",
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+        user_id="user_1",
+        email="ada@example.com",
+        organization_id=None,
+    )
+    environment = {
+        "HOME": str(tmp_path),
+        "PENSTOCK_API_URL": "https://e.example",
+        "PENSTOCK_API_KEY": "k",
+        "PENSTOCK_PROFILE": str(named),
+        "ANTHROPIC_BASE_URL": "https://sdk.example",
+        "ANTHROPIC_AUTH_TOKEN": "a",
+    }
+    session = sessions.keep("https://session.example", at_login, environment)
+
+    def found() -> tuple[str, str]:
+        access = find_access(environment=environment)
+        return access.api_url, access.source
+
+    given = find_access(api_key="g", source="key in a file", environment=environment)
+    assert (given.api_url, given.source) == ("https://e.example", "key in a file")
+    assert found() == ("https://e.example", "key in PENSTOCK_API_KEY")
+    del environment["PENSTOCK_API_KEY"], environment["PENSTOCK_API_URL"]
+    assert found() == ("https://named.example", f"key of the profile {named}")
+    del environment["PENSTOCK_PROFILE"]
+    assert found() == ("http://127.0.0.1:8700", "key of the profile .penstock/profile.json")
+    profile.unlink()
+    assert found() == ("https://session.example", "session of ada@example.com")
+    session.unlink()
+    assert found() == ("https://home.example", f"key of the profile {at_home(tmp_path)}")
+    at_home(tmp_path).unlink()
+    assert found() == ("https://sdk.example", "key in ANTHROPIC_AUTH_TOKEN")
+    del environment["ANTHROPIC_BASE_URL"]
+    with pytest.raises(ConfigError):
+        find_access(environment=environment)
+
+
+@pytest.mark.parametrize(("by", "named"), [("PENSTOCK_CA_FILE", "PENSTOCK_CA_FILE"), (None, "--ca-file")])
+def test_a_ca_file_that_cannot_be_used_is_told_by_what_names_it(by: str | None, named: str) -> None:
+    environment = {"PENSTOCK_API_URL": "https://e.example", "PENSTOCK_API_KEY": "k", **({by: "nowhere.crt"} if by else {})}
+    with pytest.raises(ConfigError, match=f"{named}: open nowhere.crt: no such file"):
+        find_access(ca_file=None if by else Path("nowhere.crt"), environment=environment)
+
+
+def at_home(folder: Path) -> Path:
+    (folder / ".config" / "penstock").mkdir(parents=True, exist_ok=True)
+    return folder / ".config" / "penstock" / "profile.json"
 
 
 def test_a_profiles_key_is_never_sent_to_another_platform(profile: Path) -> None:

@@ -23,7 +23,9 @@ PENSTOCK = str(Path(sys.executable).with_name("penstock"))
 
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """What a newcomer has: nothing of Penstock's, a home of their own; bytecode is cached, for imports take seconds else."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "TUNNEL_", "PYTHON"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PENSTOCK_", "TUNNEL_", "PYTHON", "XDG_"))
+    }
     return {**kept, "HOME": str(home), **variables}
 
 

@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated, Any, cast
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
 from penstock.cli.output import data, missing_extra, say
+from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile, Options
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
     from mcp.client import Client
 
+    from penstock.client.access import Access
+
+_WHOM: Final = """The platform and the credential are found in this order: --api-key-file or PENSTOCK_API_KEY (with --api-url or
+    PENSTOCK_API_URL), PENSTOCK_PROFILE, .penstock/profile.json here, the session of `penstock login`,
+    ~/.config/penstock/profile.json, ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL."""
+_TOOLS: Final = f"""List the tools of an MCP server behind a tunnel.
+
+    \b
+    penstock tools https://echo.ab12cd34.tunnel.example.com/mcp
+
+    {_WHOM}
+    """
+_CALL: Final = f"""Call a tool. Values are JSON where they parse as such and the tool takes it.
+
+    \b
+    penstock call https://echo.ab12cd34.tunnel.example.com/mcp hello name=you
+    penstock call URL add a=1 b=2 --json
+
+    {_WHOM}
+    """
 Url = Annotated[str, typer.Argument(metavar="URL", help="https://<route>.<tunnel-domain>/mcp")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the server said as JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("tools", help="List the tools of an MCP server behind a tunnel.")(tools)
-    app.command(
-        "call",
-        help="Call a tool: penstock call URL hello name=you. Values are JSON where they parse as such and the tool takes it.",
-    )(call)
+    app.command("tools", help=_TOOLS)(tools)
+    app.command("call", help=_CALL)(call)
 
 
-def tools(url: Url, as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's way of a flag
+def tools(
+    url: Url,
+    as_json: AsJson = False,  # noqa: FBT002 - typer's way of a flag
+    api_url: ApiUrl = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
+) -> None:
     """Print the tools' names and descriptions."""
 
     async def ask(session: Client) -> None:
@@ -38,7 +64,7 @@ def tools(url: Url, as_json: AsJson = False) -> None:  # noqa: FBT002 - typer's 
         for tool in result.tools:
             say(f"{tool.name}\t{(tool.description or '').partition(chr(10))[0]}")
 
-    _in_session(url, ask)
+    _in_session(url, Options(api_url, api_key_file, ca_file), ask)
 
 
 def call(
@@ -46,6 +72,9 @@ def call(
     tool: Annotated[str, typer.Argument(help="The tool's name.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]…")] = None,
     as_json: AsJson = False,  # noqa: FBT002 - typer's way of a flag
+    api_url: ApiUrl = None,
+    api_key_file: ApiKeyFile = None,
+    ca_file: CaFile = None,
 ) -> None:
     """Print what the tool answers; exit 1 if it reports an error."""
     texts = _texts(arguments or [])
@@ -65,7 +94,7 @@ def call(
         if result.is_error:
             raise typer.Exit(1)
 
-    _in_session(url, ask)
+    _in_session(url, Options(api_url, api_key_file, ca_file), ask)
 
 
 def _texts(arguments: list[str]) -> dict[str, str]:
@@ -101,15 +130,25 @@ async def _text_only(session: Client, tool: str) -> list[str]:
     ]
 
 
-def _in_session(url: str, ask: Any) -> None:
+def _access(options: Options) -> Access:
+    """As every command finds it; and its certificate is left to the next call."""
+    from penstock.cli.resources.credential import find  # noqa: PLC0415 - only when asked for
+    from penstock.client import kept  # noqa: PLC0415
+
+    return replace(find(options, os.environ), kept=kept.find_folder(os.environ))
+
+
+def _in_session(url: str, options: Options, ask: Any) -> None:
     try:
         from penstock.client.mcp import first_of, mcp_session  # noqa: PLC0415 - the SDK takes half a second to import
     except ModuleNotFoundError as exc:
         missing_extra("mcp", exc)
     from penstock.net import loop  # noqa: PLC0415
 
+    access = _access(options)
+
     async def main() -> None:
-        async with mcp_session(url) as session:
+        async with mcp_session(url, access) as session:
             await ask(session)
 
     try:

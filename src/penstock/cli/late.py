@@ -26,7 +26,7 @@ def late(fill: Callable[[typer.Typer], None]) -> type[TyperGroup]:
 
         def _fill(self) -> None:
             if not self.commands:
-                filled = typer.Typer()
+                filled = typer.Typer(rich_markup_mode=None)  # as the program's own: one look of help
                 fill(filled)
                 self.commands.update(get_group(filled).commands)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.output import talk
 from penstock.errors import ConfigError
 from penstock.secret import Secret
+
+if TYPE_CHECKING:
+    from penstock.client.sessions import Kept
 
 ApiUrl = Annotated[
     str | None, typer.Option("--api-url", envvar="PENSTOCK_API_URL", help="The platform; the last one if not given.")
@@ -91,10 +95,19 @@ def _logout(ca_file: CaFile = None) -> None:
     if kept is None:
         talk().print("nobody is signed in", markup=False)
         return
-    sessions.place().unlink(missing_ok=True)  # first: whatever the platform answers, this machine has forgotten it
+    _forget(kept)  # first: whatever the platform answers, this machine has forgotten it
     if not kept.is_over:
         asyncio.run(_end(kept.api_url, Secret(kept.session_token), ca_file or kept.ca_file))
     talk().print(f"signed out of {kept.api_url}", markup=False)
+
+
+def _forget(session: Kept) -> None:
+    """Whatever lies here of a session: its file, and the certificate that calls were made with."""
+    from penstock.client import kept, sessions  # noqa: PLC0415 - only when asked for
+
+    sessions.place().unlink(missing_ok=True)
+    if (folder := kept.find_folder(os.environ)) is not None:
+        kept.KeptPair(folder, session.api_url, Secret(session.session_token)).remove()
 
 
 def _password(
@@ -113,7 +126,7 @@ def _password(
         raise ConfigError("the two new passwords differ", hint="nothing was changed; try again")
     with refused_as_failures():
         asyncio.run(sessions.change_password(kept, old, new, ca_file=ca_file))
-    sessions.place().unlink(missing_ok=True)  # it has ended there
+    _forget(kept)  # it has ended there
     talk().print(f"changed the password of {kept.email}; run `penstock login` again", markup=False)
 
 

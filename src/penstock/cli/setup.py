@@ -190,7 +190,7 @@ def _seeing(api_url: str, ca_file: Path | None) -> Callable[[str, str], Awaitabl
 
     try:
         access = find_access(api_url)
-    except ConfigError:
+    except (ConfigError, IdentityError):
         return None
     return partial(see_under, replace(access, ca_file=ca_file or access.ca_file))
 

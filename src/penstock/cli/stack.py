@@ -30,8 +30,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def stack(
-    api_url: Annotated[str, typer.Option(envvar=["PENSTOCK_API_URL", "API_URL"], help="The platform's API.")],
     route: Annotated[list[str], typer.Option(metavar="NAME=URL", help="Expose this MCP server; repeatable.")],
+    api_url: Annotated[
+        str | None, typer.Option(envvar=["PENSTOCK_API_URL", "API_URL"], help="The platform's API; has to be given.")
+    ] = None,
     allow_ip: Annotated[
         list[str] | None,
         typer.Option(metavar="CIDR", help="Let upstreams resolve to this network too; private ones are allowed."),
@@ -61,6 +63,10 @@ def stack(
     from penstock.telemetry.log import configure, parse_level  # noqa: PLC0415
 
     configure(parse_level(log_level))
+    if not api_url:
+        raise ConfigError(
+            "--api-url is required", hint="for example --api-url https://penstock.example.com, or PENSTOCK_API_URL"
+        )
     if key_type not in {kind.value for kind in KeyType}:
         raise ConfigError(f"--key-type: {key_type!r} is not rsa or ecdsa", hint="leave it out for ecdsa")
     options = Options(

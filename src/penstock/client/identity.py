@@ -1,4 +1,4 @@
-"""Who a caller is: a key made here that never leaves the process, and a certificate of a day for it, renewed in time."""
+"""Who a caller is: a key made here that never leaves the machine, and a certificate of a day for it, renewed in time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.client.control import ControlClient
+    from penstock.client.kept import KeptPair
     from penstock.schema.callers import CallerCertificate
     from penstock.tls.contexts import TLSContext
     from penstock.tls.names import CallerIdentity
@@ -35,8 +36,10 @@ def _utc_now() -> datetime:
 class CallerCredentials:
     """The identity of one process towards edges and proxies. Nothing is asked of control before it is needed."""
 
-    def __init__(self, control: ControlClient, *, now: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, control: ControlClient, *, kept: KeptPair | None = None, now: Callable[[], datetime] = _utc_now) -> None:
+        """kept: where another run may have left one, and the next may find this one's."""
         self._control = control
+        self._file = kept
         self._now = now
         self._renewing = asyncio.Lock()
         self._issued: _Issued | None = None
@@ -51,8 +54,15 @@ class CallerCredentials:
         """Whom the current certificate speaks for."""
         return (await self._current()).identity
 
+    @property
+    def is_of_another_run(self) -> bool:
+        """Whether the certificate in use was found: what has changed since, such as its CA, nobody told it."""
+        return self._issued is not None and self._issued.is_found
+
     def forget(self) -> None:
         """The certificate is accepted no more: the next use asks for another."""
+        if self._issued is not None and self._file is not None:
+            self._file.drop(self._issued.pair)
         self._issued = None
         self._contexts.clear()
 
@@ -76,6 +86,8 @@ class CallerCredentials:
     async def _current(self) -> _Issued:
         if self._issued is None or self._issued.is_due(self._now()):
             async with self._renewing:  # many streams open at once; one of them asks
+                if self._issued is None and self._file is not None:
+                    self._issued = await asyncio.to_thread(_found, self._file, self._now())
                 if self._issued is None or self._issued.is_due(self._now()):
                     await self._renew(self._issued)
         if self._issued is None:  # pragma: no cover - `_renew` returns with one or raises
@@ -98,15 +110,30 @@ class CallerCredentials:
             self._retry_at = loop.time() + _RETRY_SECONDS
             return
         self._contexts.clear()
+        if self._file is not None:
+            await asyncio.to_thread(self._file.keep, self._issued.pair)
+
+
+def _found(kept: KeptPair, now: datetime) -> _Issued | None:
+    pair = kept.load(now)
+    if pair is None:
+        return None
+    certificate = certs.load_certificate(pair.certificate_pem)
+    identity = rules.check_caller_certificate(certs.certificate_to_der(certificate), now)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return _Issued(pair, identity, begin + (end - begin) * _RENEW_AT, end, is_found=True)
 
 
 class _Issued:
     """One certificate, with what was read from it and not from the answer around it."""
 
-    def __init__(self, pair: KeyPair, identity: CallerIdentity, renew_at: datetime, not_after: datetime) -> None:
+    def __init__(
+        self, pair: KeyPair, identity: CallerIdentity, renew_at: datetime, not_after: datetime, *, is_found: bool = False
+    ) -> None:
         self.pair = pair
         self.identity = identity
         self.not_after = not_after
+        self.is_found = is_found
         self._renew_at = renew_at
 
     @classmethod

@@ -10,7 +10,7 @@ import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,15 @@ from penstock.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_SIGN_IN_AGAIN: Final = (
+    "check the address and the password; an admin makes a new one with `penstock users reset-password`, whoever runs the "
+    "platform with `penstock control reset-password`"
+)
+
+
+_OLD: Final = "check the old password; where the session has ended, run `penstock login` first"
 
 
 class Kept(BaseModel):
@@ -47,7 +56,7 @@ class SignIn(ControlClient):
     """A control plane before one is anybody there."""
 
     def __init__(self, base_url: str, *, ca_file: Path | None = None) -> None:
-        super().__init__(base_url, Secret("nobody"), ca_file=ca_file, credential="sign-in")
+        super().__init__(base_url, Secret("nobody"), ca_file=ca_file, credential="sign-in", refused_hint=_SIGN_IN_AGAIN)
 
     async def methods(self) -> LoginMethods:
         """How to sign in there."""
@@ -74,7 +83,8 @@ async def change_password(kept: Kept, old: Secret, new: Secret, *, ca_file: Path
     """Give the person of a session another password; all their sessions end. Raises PenstockError where one is refused."""
     token = Secret(kept.session_token)
     body = PasswordChange(old_password=old.reveal(), new_password=new.reveal())
-    async with ControlClient(kept.api_url, token, ca_file=ca_file or kept.ca_file, credential="session") as control:
+    ca = ca_file or kept.ca_file
+    async with ControlClient(kept.api_url, token, ca_file=ca, credential="session", refused_hint=_OLD) as control:
         await control.ask("POST", "/penstock/v1/me/password", json=body.model_dump())
 
 

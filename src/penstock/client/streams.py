@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.client.control import ControlClient
 from penstock.client.events import EdgeEvents
 from penstock.client.identity import CallerCredentials
+from penstock.client.kept import KeptPair
 from penstock.client.pins import Pins
 from penstock.client.refusals import refusal_of
 from penstock.client.whereabouts import Whereabouts
@@ -69,8 +70,14 @@ class TunnelStreams:
         self.connect_seconds = connect_seconds
         self.on_retired: Callable[[], None] = lambda: None
         """Called when streams are to end soon: those that carry nothing now are to be closed at once."""
-        self._control = ControlClient(access.api_url, access.api_key, ca_file=access.ca_file)
-        self._credentials = CallerCredentials(self._control)
+        self._control = ControlClient(
+            access.api_url,
+            access.api_key,
+            ca_file=access.ca_file,
+            credential=access.source,
+            refused_hint="run `penstock login` as somebody who may call" if access.is_session else None,
+        )
+        self._credentials = CallerCredentials(self._control, kept=KeptPair.of(access))
         self.pins = Pins(access.pins, access.ca_pins)
         self._known: dict[str, _Known] = {}
         self._whereabouts = Whereabouts()
@@ -171,6 +178,16 @@ class TunnelStreams:
         return any(server_name in stream.edges and not stream.websocket.is_closing() for stream in self._open)
 
     async def _open_through(self, edge: EdgeAddress, host: str, resolution: Resolution) -> TunnelStream:
+        """With a certificate of this run in place of another's that is refused: nothing of a request has been sent."""
+        try:
+            return await self._open_now(edge, host, resolution)
+        except (UnavailableError, TunnelError) as exc:
+            if not self._credentials.is_of_another_run or not _may_be_refused_certificate(exc):
+                raise
+            self._credentials.forget()
+        return await self._open_now(edge, host, resolution)
+
+    async def _open_now(self, edge: EdgeAddress, host: str, resolution: Resolution) -> TunnelStream:
         context = await self._credentials.outer(resolution.edge_ca_pem)
         try:
             async with asyncio.timeout(self.connect_seconds):
@@ -239,6 +256,8 @@ class TunnelStream:
             self.streams.look_again(self.host)
             raise await self._named(exc, anchors) from exc
         except (TimeoutError, ConnectionError, ssl.SSLError) as exc:
+            if self.credentials.is_of_another_run:
+                self.credentials.forget()
             raise UnavailableError(
                 f"the proxy behind {self.host} ended the TLS handshake",
                 detail=f"{type(exc).__name__}: {exc}",
@@ -325,6 +344,18 @@ def _checked(host: str) -> str:
         raise ConfigError(
             f"{host!r} is not a tunnel's host name", hint="one looks like echo.ab12cd34.tunnel.example.com"
         ) from exc
+
+
+def _may_be_refused_certificate(exc: PenstockError) -> bool:
+    """In TLS 1.3 a client hears of it after its handshake, as an alert or a cut where the answer should be."""
+    if isinstance(exc, TunnelError):
+        return exc.code is TunnelErrorCode.CALLER_FORBIDDEN
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError | ConnectionResetError | BrokenPipeError | RemoteProtocolError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _edge_failed(edge: EdgeAddress, exc: Exception) -> UnavailableError:

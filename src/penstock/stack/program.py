@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from penstock.client.access import Access, find_access
 from penstock.config.files import private_folder, read_file, write_file
 from penstock.config.pem import read_authorities
-from penstock.errors import ConfigError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
+from penstock.errors import ConfigError, IdentityError, PenstockError, TunnelError, TunnelErrorCode, UnavailableError
 from penstock.net.tasks import Tasks
 from penstock.setup import material
 from penstock.setup.credential import find_credential, has_credential, open_platform
@@ -77,13 +77,13 @@ class Running:
         """With what a call can be made from here. Raises ConfigError where there is nothing."""
         try:
             access = find_access(self.options.api_url, environment=self.options.environment)
-        except ConfigError as exc:
+        except (ConfigError, IdentityError) as exc:
             raise ConfigError(
                 "no API key to prove a call with is known here",
                 detail=exc.public,
                 hint=f"set PENSTOCK_API_KEY, or run `penstock login --api-url {self.options.api_url}`",
             ) from exc
-        return Access(access.api_url, access.api_key, access.ca_file or _ca_file(self.options))
+        return replace(access, ca_file=access.ca_file or _ca_file(self.options), pins=None, ca_pins=frozenset())
 
     async def prove(self, access: Access, screen: Screen) -> None:
         """One real call a route. Raises PenstockError for the first that fails."""

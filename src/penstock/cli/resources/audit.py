@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from penstock.cli.output import EXIT_FAILED, data, one_line, say, talk
-from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile  # noqa: TC001 - Typer reads annotations
+from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile, Options
 from penstock.cli.resources.table import Command, Flag, Kind, Resource
 from penstock.cli.store import settings_of
 from penstock.errors import ConfigError
@@ -91,7 +91,7 @@ def _export(
     if config is not None:
         lines = _of_store(config, asked)
     else:
-        from penstock.cli.resources.credential import Options, open_client  # noqa: PLC0415 - only when asked for
+        from penstock.cli.resources.credential import open_client  # noqa: PLC0415 - only when asked for
         from penstock.cli.resources.request import lines_of  # noqa: PLC0415
 
         client = open_client(Options(api_url, api_key_file, ca_file), os.environ)

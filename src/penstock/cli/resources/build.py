@@ -102,14 +102,14 @@ def _annotation(flag: Flag) -> Any:
 
 def _run(command: Command, values: dict[str, Any]) -> None:
     from penstock.cli.resources import output, request  # noqa: PLC0415 - only when asked for
-    from penstock.cli.resources.credential import Options, open_client  # noqa: PLC0415
+    from penstock.cli.resources.credential import open_client  # noqa: PLC0415
 
     path = request.path_of(command, values)
     body = request.body_of(command, values)
     secret_file: Path | None = values.get("secret_file")
     if secret_file is not None:
         output.check_secret_file(secret_file)
-    chosen = Options(values["api_url"], values["api_key_file"], values["ca_file"], values.get("workspace"))
+    chosen = options.Options(values["api_url"], values["api_key_file"], values["ca_file"], values.get("workspace"))
     client = open_client(chosen, os.environ)
     if command.asks is not None and not values["yes"]:
         _ask(command.asks.format(**values))

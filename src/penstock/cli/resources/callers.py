@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from penstock.cli.output import talk
-from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile, Workspace  # noqa: TC001 - Typer reads annotations
+from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile, Options, Workspace
 from penstock.cli.resources.table import Command, Resource
 from penstock.config.files import private_folder, write_file
 
@@ -27,7 +27,7 @@ def _issue(
     ca_file: CaFile = None,
     workspace: Workspace = None,
 ) -> None:
-    from penstock.cli.resources.credential import Options, open_client  # noqa: PLC0415 - only when asked for
+    from penstock.cli.resources.credential import open_client  # noqa: PLC0415 - only when asked for
     from penstock.cli.resources.request import refused_as_failures  # noqa: PLC0415
     from penstock.tls import certs  # noqa: PLC0415
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -26,3 +27,13 @@ Workspace: TypeAlias = Annotated[
         help="Where to act, signed in as a person; the default workspace if not given. A key has its own.",
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was said on the command line."""
+
+    api_url: str | None = None
+    api_key_file: str | None = None
+    ca_file: Path | None = None
+    workspace_id: str | None = None
