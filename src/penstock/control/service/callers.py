@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, func, insert, or_, select
 from penstock.control.errors import ApiError
 from penstock.control.service import audit, pages, roots
 from penstock.control.storage import tables
-from penstock.control.storage.database import advance_feed, lock_organization
+from penstock.control.storage.database import FeedChanges, advance_feed, lock_organization
 from penstock.errors import IdentityError
 from penstock.schema.callers import (
     CallerCertificate,
@@ -69,7 +69,7 @@ async def issue(core: Core, key: Principal, csr_pem: str) -> CallerCertificate:
                 expires_at=expires_at,
             )
         )
-        await advance_feed(connection)
+        await advance_feed(connection, FeedChanges.of_caller(certs.serial_hex(certificate)))
         issued = {
             "caller_id": key.caller_id,
             "workspace_id": key.workspace_id,
@@ -106,7 +106,7 @@ async def revoke(core: Core, by: Principal, serial: str) -> CallerCertificateRev
         row = (await connection.execute(found.returning(_c.c.caller_id, _c.c.workspace_id))).one_or_none()
         if row is None:
             raise ApiError("not_found_error", "caller certificate not found")
-        await advance_feed(connection)
+        await advance_feed(connection, FeedChanges.of_caller(serial))
         revoked = {"caller_id": row.caller_id, "workspace_id": row.workspace_id, "serial": serial}
         await audit.record(core, connection, by, "caller_certificate_revoked", revoked)
     return CallerCertificateRevoked(id=serial)

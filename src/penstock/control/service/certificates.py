@@ -12,7 +12,7 @@ from penstock.control.service import audit, tunnels
 from penstock.control.service.pages import Page, cut, position
 from penstock.control.service.tunnels import Reach
 from penstock.control.storage import tables
-from penstock.control.storage.database import advance_feed, lock_organization
+from penstock.control.storage.database import FeedChanges, advance_feed, lock_organization
 from penstock.errors import CertificateError
 from penstock.schema.tunnels import TunnelCertificate
 from penstock.tls.rules import CaCertificate, check_ca_certificate
@@ -51,7 +51,7 @@ async def register(core: Core, key: Principal, tunnel_id: str, pem: str, reach: 
             "archived_at": None,
         }
         await connection.execute(insert(_c).values(values))
-        await advance_feed(connection)
+        await advance_feed(connection, FeedChanges.of_tunnel(row["wire_id"]))
         added = {"tunnel_id": tunnel_id, "certificate_id": values["id"], "certificate_fingerprint": checked.fingerprint}
         await audit.record(core, connection, key, "tunnel_certificate_added", added)
     return _certificate(values)
@@ -85,7 +85,8 @@ async def get(
 ) -> TunnelCertificate:
     """One certificate of a tunnel, archived or not; ApiError 404 for any other."""
     async with core.database.read() as connection:
-        return _certificate(await _find(connection, key, tunnel_id, certificate_id, reach))
+        await tunnels.find(connection, key, tunnel_id, reach)
+        return _certificate(await _find(connection, tunnel_id, certificate_id))
 
 
 async def archive(
@@ -93,20 +94,18 @@ async def archive(
 ) -> TunnelCertificate:
     """Trust a CA no longer; with the last one gone callers are refused. Again on an archived one: the record as it is."""
     async with core.database.write() as connection:
-        row = dict(await _find(connection, key, tunnel_id, certificate_id, reach))
+        tunnel = await tunnels.find(connection, key, tunnel_id, reach)
+        row = dict(await _find(connection, tunnel_id, certificate_id))
         if row["archived_at"] is None:
             row["archived_at"] = core.now()
             await connection.execute(update(_c).where(_c.c.id == certificate_id).values(archived_at=row["archived_at"]))
-            await advance_feed(connection)
+            await advance_feed(connection, FeedChanges.of_tunnel(tunnel["wire_id"]))
             gone = {"tunnel_id": tunnel_id, "certificate_id": certificate_id, "certificate_fingerprint": row["fingerprint"]}
             await audit.record(core, connection, key, "tunnel_certificate_revoked", gone)
     return _certificate(row)
 
 
-async def _find(
-    connection: AsyncConnection, key: Principal, tunnel_id: str, certificate_id: str, reach: Reach
-) -> Mapping[str, Any]:
-    await tunnels.find(connection, key, tunnel_id, reach)
+async def _find(connection: AsyncConnection, tunnel_id: str, certificate_id: str) -> Mapping[str, Any]:
     query = select(_c).where(_c.c.id == certificate_id, _c.c.tunnel_id == tunnel_id)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:

@@ -1,7 +1,8 @@
 """What edges are told: a signed snapshot of everything they need, or what changed since the one they hold.
 
 All of it is read in one transaction with its version, which only ever grows, so a version names one state of the database. An
-edge whose version is current waits; any change wakes it at once.
+edge whose version is current waits; any change wakes it at once. Of one that says what it is about only that is read, or an
+edge's every poll would cost what the platform is large; of any other, and once an hour, everything.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import func, select
@@ -18,7 +20,7 @@ from penstock.control.service import callers, liveness, roots
 from penstock.control.service.feed_state import FeedState, Few
 from penstock.control.service.tunnels import account
 from penstock.control.storage import tables
-from penstock.control.storage.database import feed_version
+from penstock.control.storage.database import FeedChanges, feed_changes, feed_version
 from penstock.schema.edges import (
     DELTA_CONTEXT,
     SNAPSHOT_CONTEXT,
@@ -32,14 +34,13 @@ from penstock.schema.edges import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.service.core import Core
 
 _Row: TypeAlias = tuple[Any, ...]
+_WHOLE_EVERY: Final = timedelta(hours=1)  # certificates that ran out long ago end without a change
 _KEPT: Final = 64  # pages of one version: edges that follow hold the one before it, all of them
 
 
@@ -63,6 +64,7 @@ class Feed:
         self._pages: dict[tuple[int, str], SignedPage] = {}
         """Of this version, the deltas from others."""
         self._making = asyncio.Lock()
+        self._whole_due = datetime.min.replace(tzinfo=UTC)
 
     async def newer_than(self, version: int, wait: float, mark: str | None = None) -> SignedPage | None:
         """What is newer than `version`; None when `wait` seconds brought nothing.
@@ -117,8 +119,11 @@ class Feed:
 
     async def _read(self, connection: AsyncConnection, version: int) -> None:
         now = self._core.now()
+        about = None if now >= self._whole_due else await feed_changes(connection, self._state.version, version)
+        if about is None:
+            self._whole_due = now + _WHOLE_EVERY
         # Read before anything is taken over: a database that fails halfway leaves what is held as it was.
-        tunnels, certificates = await _tunnels(connection), await _callers(self._core, connection)
+        tunnels, certificates = await _tunnels(connection, about), await _callers(self._core, connection, about)
         few = Few(
             edges=await _edges(connection),
             agent_edges=await _agent_edges(connection),
@@ -129,7 +134,10 @@ class Feed:
         state, self._state = self._state, FeedState()
         self._whole = None
         self._pages.clear()
-        changed = state.tunnels.update(tunnels, lambda row: _tunnel(row, now)), state.callers.update(certificates, _caller)
+        changed = (
+            state.tunnels.update(tunnels, lambda row: _tunnel(row, now), about and about.tunnels),
+            state.callers.update(certificates, _caller, about and about.callers),
+        )
         state.advance(version, *changed, few)
         self._state = state
 
@@ -158,8 +166,8 @@ async def _agent_edges(connection: AsyncConnection) -> tuple[str, ...]:
     return tuple((await connection.execute(select(e.c.agent_address).order_by(e.c.name))).scalars())
 
 
-async def _tunnels(connection: AsyncConnection) -> dict[str, _Row]:
-    """By wire id."""
+async def _tunnels(connection: AsyncConnection, about: FeedChanges | None) -> dict[str, _Row]:
+    """By wire id; where `about` is known only those."""
     t, c = tables.tunnels, tables.certificates
     active = (
         select(func.count()).where(c.c.tunnel_id == t.c.id, c.c.archived_at.is_(None)).scalar_subquery().label("certificates")
@@ -167,6 +175,8 @@ async def _tunnels(connection: AsyncConnection) -> dict[str, _Row]:
     told = (t.c.wire_id, t.c.id, t.c.domain, t.c.organization_id, t.c.workspace_id, t.c.verifier)
     query = select(*told, t.c.retiring_verifier, t.c.retiring_until, active)
     live = query.where(t.c.archived_at.is_(None), liveness.of_workspace(t.c.workspace_id))
+    if about is not None:
+        live = live.where(t.c.wire_id.in_(about.tunnels))
     return {row[0]: tuple(row) for row in await connection.execute(live.order_by(t.c.id))}
 
 
@@ -192,11 +202,13 @@ def _retiring(verifier: str | None, until: datetime | None, now: datetime) -> tu
     return (RetiringVerifier(verifier=verifier, until=until),)
 
 
-async def _callers(core: Core, connection: AsyncConnection) -> dict[str, _Row]:
-    """By serial."""
+async def _callers(core: Core, connection: AsyncConnection, about: FeedChanges | None) -> dict[str, _Row]:
+    """By serial, likewise."""
     c = tables.caller_certificates
     query = select(c.c.serial, c.c.caller_id, c.c.organization_id, c.c.workspace_id, c.c.expires_at)
     live = query.where(c.c.expires_at > callers.kept_since(core), *liveness.of_caller_certificate())
+    if about is not None:
+        live = live.where(c.c.serial.in_(about.callers))
     return {row[0]: tuple(row) for row in await connection.execute(live.order_by(c.c.serial))}
 
 

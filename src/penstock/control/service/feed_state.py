@@ -1,6 +1,6 @@
 """What the feed tells, held from one version to the next: whole, and as what changed since a version that an edge holds.
 
-Each version is read whole, so that what a delta says is what is there, whatever the change was and whichever process made it.
+What a delta says is what was read, and not what somebody said of a change: of that no more is believed than what to read.
 Pure: rows in, records out.
 """
 
@@ -36,20 +36,25 @@ class Records(Generic[R]):
         self.mark = 0
         """Of all of them in any order: the sum of what names each."""
 
-    def update(self, rows: Mapping[str, tuple[object, ...]], make: Callable[[tuple[object, ...]], R]) -> frozenset[str]:
-        """Take over what there is now; the keys of what is new, changed or gone."""
+    def update(
+        self,
+        rows: Mapping[str, tuple[object, ...]],
+        make: Callable[[tuple[object, ...]], R],
+        about: frozenset[str] | None = None,
+    ) -> frozenset[str]:
+        """Take over what there is now; the keys of what is new, changed or gone. about: `rows` are of these keys only."""
         old = self._rows
-        gone = old.keys() - rows.keys()
+        gone = (old.keys() if about is None else about & old.keys()) - rows.keys()
         changed = {key: row for key, row in rows.items() if old.get(key) != row}
         for key in gone:
-            del self.by_key[key]
+            del self.by_key[key], old[key]
             self.mark -= self._marks.pop(key)
         for key, row in changed.items():
             record = self.by_key[key] = make(row)
             mark = _mark_of(record.model_dump_json())
             self.mark += mark - self._marks.get(key, 0)
             self._marks[key] = mark
-        self._rows = dict(rows)
+        old.update(changed)
         return frozenset(gone | changed.keys())
 
 
@@ -130,9 +135,9 @@ class FeedState:
                 "version": self.version,
                 "mark": self.mark,
                 "tunnels": _there(self.tunnels, tunnels),
-                "gone_tunnels": tuple(tunnels - self.tunnels.by_key.keys()),
+                "gone_tunnels": _gone(self.tunnels, tunnels),
                 "callers": _there(self.callers, callers),
-                "gone_callers": tuple(callers - self.callers.by_key.keys()),
+                "gone_callers": _gone(self.callers, callers),
                 **self.few.since(steps[begin].few),
             }
         )
@@ -140,6 +145,10 @@ class FeedState:
 
 def _there(records: Records[R], keys: Iterable[str]) -> tuple[R, ...]:
     return tuple(records.by_key[key] for key in sorted(keys) if key in records.by_key)
+
+
+def _gone(records: Records[R], keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(key for key in keys if key not in records.by_key)  # a set's own difference would go through all records
 
 
 def _mark_of(text: str) -> int:

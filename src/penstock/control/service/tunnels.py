@@ -19,7 +19,7 @@ from penstock.control.errors import ApiError
 from penstock.control.service import audit, presence, roots
 from penstock.control.service.pages import Page, cut, position
 from penstock.control.storage import tables
-from penstock.control.storage.database import advance_feed, lock_organization
+from penstock.control.storage.database import FeedChanges, advance_feed, lock_organization
 from penstock.control.storage.vault import Cell
 from penstock.protocol.token import MAX_EDGES
 from penstock.protocol.token import TunnelToken as AgentToken
@@ -83,7 +83,7 @@ async def create(core: Core, key: Principal, display_name: str | None) -> Tunnel
             "archived_at": None,
         }
         await connection.execute(insert(_t).values(row))
-        await advance_feed(connection)
+        await advance_feed(connection, FeedChanges.of_tunnel(wire_id))
         await audit.record(core, connection, key, "tunnel_created", {"tunnel_id": tunnel_id})
     return _tunnel(row)
 
@@ -129,7 +129,7 @@ async def archive(core: Core, key: Principal, tunnel_id: str, reach: Reach = Rea
             await connection.execute(
                 update(c).where(c.c.tunnel_id == tunnel_id, c.c.archived_at.is_(None)).values(archived_at=row["archived_at"])
             )
-            await advance_feed(connection)
+            await advance_feed(connection, FeedChanges.of_tunnel(row["wire_id"]))
             await audit.record(core, connection, key, "tunnel_archived", {"tunnel_id": tunnel_id})
     return _tunnel(row)
 
@@ -162,7 +162,7 @@ async def rotate_token(
             **_retiring(core, row["verifier"]),
         }
         await connection.execute(update(_t).where(_t.c.id == tunnel_id).values(changed))
-        await advance_feed(connection)
+        await advance_feed(connection, FeedChanges.of_tunnel(row["wire_id"]))
         done = {"tunnel_id": tunnel_id, "tunnel_token_id": changed["token_id"], "reason": reason}
         await audit.record(core, connection, key, "tunnel_token_rotated", done)
         return await _token(connection, {**row, **changed}, secret)

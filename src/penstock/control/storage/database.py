@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from penstock.control.storage.backend import Backend
+
+FEED_CHANGES_KEPT: Final = 256
+"""Versions of which it is known what they are about: a control process that was away for longer reads all there is."""
+_TUNNEL: Final = "tunnel"
+_CALLER: Final = "caller"
+_changes: Final = tables.feed_changes
 
 # SQLSTATE classes that pass: connection, rolled back (deadlock), resources, lock not available, operator intervention, system.
 _PASSING = ("08", "40", "53", "55", "57", "58")
@@ -77,9 +84,48 @@ class Database:
         await self._engine.dispose()
 
 
-async def advance_feed(connection: AsyncConnection) -> None:
-    """Move the feed's version on, in the transaction of the change itself: never without it, never before it is seen."""
-    await connection.execute(update(tables.feed).values(version=tables.feed.c.version + 1))
+@dataclass(frozen=True, slots=True)
+class FeedChanges:
+    """What some versions of the feed are about: tunnels by wire id, callers' certificates by serial."""
+
+    tunnels: frozenset[str] = frozenset()
+    callers: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_tunnel(cls, wire_id: str) -> FeedChanges:
+        """One tunnel: itself, its secrets, how many certificates it has."""
+        return cls(tunnels=frozenset({wire_id}))
+
+    @classmethod
+    def of_caller(cls, serial: str) -> FeedChanges:
+        """One caller's certificate."""
+        return cls(callers=frozenset({serial}))
+
+
+async def advance_feed(connection: AsyncConnection, about: FeedChanges | None = None) -> None:
+    """Move the feed's version on, in the transaction of the change itself: never without it, never before it is seen.
+
+    about: all that the change is about. Where that is not said it may be anything, and who reads the feed reads all of it.
+    """
+    moved = update(tables.feed).values(version=tables.feed.c.version + 1).returning(tables.feed.c.version)
+    version = (await connection.execute(moved)).scalar_one()
+    await connection.execute(delete(_changes).where(_changes.c.version <= version - FEED_CHANGES_KEPT))
+    if about is not None:
+        keys = [(_TUNNEL, key) for key in about.tunnels] + [(_CALLER, key) for key in about.callers]
+        await connection.execute(insert(_changes), [{"version": version, "kind": kind, "key": key} for kind, key in keys])
+
+
+async def feed_changes(connection: AsyncConnection, after: int, to: int) -> FeedChanges | None:
+    """What the versions behind `after` are about, up to `to`, which is the newest; None where that may be anything."""
+    if not 0 <= to - after <= FEED_CHANGES_KEPT:
+        return None
+    rows = (await connection.execute(select(_changes).where(_changes.c.version > after))).all()
+    if {row.version for row in rows} != set(range(after + 1, to + 1)):
+        return None
+    return FeedChanges(
+        tunnels=frozenset(row.key for row in rows if row.kind == _TUNNEL),
+        callers=frozenset(row.key for row in rows if row.kind == _CALLER),
+    )
 
 
 async def feed_version(connection: AsyncConnection) -> int:

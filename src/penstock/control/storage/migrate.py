@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from penstock.control.storage.backend import Backend
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 _SCRIPTS: Final = "penstock.control.storage:migrations"
 
 

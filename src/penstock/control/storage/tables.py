@@ -54,6 +54,16 @@ metadata: Final = MetaData()
 # One row; its lock is what orders all changes that edges have to hear of.
 feed = Table("feed", metadata, Column("id", Integer, primary_key=True), Column("version", BigInteger, nullable=False))
 
+# What a version is about, where that is few records: `kind` is `tunnel` or `caller`, `key` its wire id or serial. Of a version
+# that is not here it may be anything.
+feed_changes = Table(
+    "feed_changes",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(8), primary_key=True),
+    Column("key", String(64), primary_key=True),
+)
+
 organizations = Table(
     "organizations",
     metadata,
