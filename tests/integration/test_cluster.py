@@ -132,7 +132,7 @@ async def test_an_edge_dies_and_every_next_call_is_served_within_two_seconds(clu
 
 async def test_an_edge_dies_with_streams_that_live_and_every_next_call_is_served_within_two_seconds(cluster: Cluster) -> None:
     await cluster.spread()
-    async with holding(cluster.world.access, cluster.side.url(), 20, pause=0.01) as held:
+    async with holding(cluster.world.access, cluster.side.url(), 20) as held:
         name = max(cluster.edges, key=lambda name: cluster.edges[name].ingress.live)
         await die(cluster.edges.pop(name))
         await until(lambda: held.cut > 0 and len(held.took) + len(held.failures) == held.cut, seconds=20)

@@ -91,15 +91,11 @@ async def calling(access: Access, url: str, callers: int = CALLERS) -> AsyncIter
 
 @dataclass
 class Held:
-    """Callers that each hold a stream; those whose streams are cut make their next calls one after the other, `pause` apart.
-
-    All together they would show how fast the processors are at TLS handshakes: some 20 ms a call, over both ends and all hops.
-    """
+    """Callers that each hold a stream; those whose streams are cut make their next calls at once, all of them together."""
 
     url: str
     client: httpx2.AsyncClient
     transport: TunnelTransport
-    pause: float
     holding: int = 0
     cut: int = 0
     took: list[float] = field(default_factory=list)
@@ -113,7 +109,6 @@ class Held:
                     self.holding += 1
         self.holding -= 1
         self.cut += 1
-        await asyncio.sleep(self.cut * self.pause)
         began = asyncio.get_running_loop().time()
         try:
             answer = await self.client.get(self.url)
@@ -124,11 +119,11 @@ class Held:
 
 
 @contextlib.asynccontextmanager
-async def holding(access: Access, url: str, streams: int, *, pause: float = 0.04) -> AsyncIterator[Held]:
+async def holding(access: Access, url: str, streams: int) -> AsyncIterator[Held]:
     """That many callers of one process, each with a stream that lives."""
     transport = TunnelTransport(access, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None))
     async with httpx2.AsyncClient(transport=transport, timeout=10.0) as client, asyncio.TaskGroup() as group:
-        held = Held(url, client, transport, pause)
+        held = Held(url, client, transport)
         tasks: list[asyncio.Task[None]] = []
         for begun in range(_TOGETHER, streams + 1, _TOGETHER):
             tasks += [group.create_task(held.run()) for _ in range(_TOGETHER)]
