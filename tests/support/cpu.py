@@ -39,6 +39,27 @@ def pace() -> float:
     return max(1.0, min(of(sys.executable, "-c", _REFERENCE) for _ in range(TRIES)) / _SECONDS)
 
 
+class Share:
+    """Of a time that begins now, how much the processors had for these processes or for nobody, beside what others took.
+
+    What takes long here for want of a processor takes that part of it on a machine of its own.
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
+        self._since = self._now()
+
+    def left(self) -> float:
+        """From 0 to 1."""
+        ours, idle, all_of_it = (now - then for now, then in zip(self._now(), self._since, strict=True))
+        return min(1.0, (ours + idle) / all_of_it) if all_of_it else 1.0
+
+    def _now(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        guests = times.guest + times.guest_nice  # counted among the others already
+        return sum(map(spent, self._pids)), times.idle + times.iowait, sum(times) - guests
+
+
 def least(measure: Callable[[], float], bound: float) -> float:
     """The least of some tries; no further one once `bound` was held: neighbours on the cores make single ones take longer."""
     took: list[float] = []
