@@ -16,6 +16,7 @@ from penstock.net.transports import cut
 from penstock.protocol.errors import LocalProtocolError, RemoteProtocolError
 from penstock.protocol.http2 import Role, Settings, WindowBudget
 from penstock.protocol.http2.frames import PREFACE, FrameType, frame
+from penstock.protocol.http2.windows import FIRST_STEP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,6 +106,26 @@ class Recorder(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set_result(exc)
+
+
+class Sipping(Recorder):
+    """Takes one piece, and then no more until it is asked to."""
+
+    def __init__(self, stream: LinkStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self._sipped = asyncio.Event()
+        stream.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._stream.pause_reading()
+        self._sipped.set()
+
+    async def sip(self) -> None:
+        self._sipped.clear()
+        self._stream.resume_reading()
+        await self._sipped.wait()
 
 
 def own(stream: LinkStream, *, reading: bool = True) -> Recorder:
@@ -285,6 +306,20 @@ async def test_a_reader_that_pauses_holds_no_more_than_the_window_and_gets_every
         far.resume_reading()
         await until(lambda: len(reader.data) == 1_000_000)
         assert writer.blocked == 0
+
+
+async def test_a_slow_reader_is_credited_as_it_takes_and_not_for_all_of_its_window_at_once() -> None:
+    async with joined(settings=Settings(max_window=65_536)) as ends:
+        near, far = await ends.stream()
+        own(near)
+        reader = Sipping(far)
+        near.write(bytes(1_000_000))
+        await until(lambda: near.get_write_buffer_size() <= 1_000_000 - 65_535)
+        before = near.get_write_buffer_size()
+        while len(reader.data) <= 2 * FIRST_STEP - 16_384:
+            await reader.sip()
+        await until(lambda: near.get_write_buffer_size() < before)
+        assert before - near.get_write_buffer_size() <= len(reader.data)
 
 
 @pytest.mark.parametrize("ends_by", ["reading", "abort", "loss"])

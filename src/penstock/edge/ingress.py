@@ -19,7 +19,6 @@ from penstock.edge.peers import read_told
 from penstock.edge.quotas import Quotas, Seat
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
-from penstock.net.sockets import bound_unsent
 from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
 from penstock.protocol import events
@@ -332,7 +331,6 @@ class Ingress:
         if answer.status != SWITCHING_PROTOCOLS:
             self._answer(request, refusal_of(answer.status, answer.headers, answer.body))
             return False
-        bound_unsent(passed.transport)
         headers = answer.headers if answer.header(EDGE) else [*answer.headers, (EDGE, passed.by.encode())]
         replica, link = (_text(answer.header(name)) or "" for name in (REPLICA, LINK))
         way = Way(replica, link, passed_by=_text(asked.hop), passed_to=passed.by)
@@ -356,7 +354,6 @@ class Ingress:
         except TunnelError:
             cut(stream)
             raise
-        bound_unsent(request.transport)
         early = request.accept(headers)
         self._metrics.opened.labels("accepted" if way.passed_to is None else "passed_on").inc()
         self.streams.join(

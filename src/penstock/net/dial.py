@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.errors import UnavailableError
 from penstock.net.early import EarlyBytes, parked
+from penstock.net.sockets import bound_unsent
 from penstock.net.tls import TLSTransport, start_tls
 from penstock.net.transports import Parked, cut
 
@@ -45,6 +46,7 @@ async def dial_tcp(host: str, port: int, *, timeout: float = TIMEOUT) -> asyncio
             detail=f"connect to {place}: {exc.strerror or exc}",
             hint=f"check that something listens on {place}",
         ) from exc
+    bound_unsent(transport)
     return parked(transport, early)
 
 

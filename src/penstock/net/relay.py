@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.net.closing import END_TIMEOUT, STALL_TIMEOUT, close_gently, taken
 from penstock.net.layered import LayeredTransport
-from penstock.net.sockets import BoundedReader, room_of
+from penstock.net.sockets import FRAMED_MOST, BoundedReader, room_of
 from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 
@@ -107,7 +107,7 @@ class _Side(BoundedReader):
 
     def __init__(self, transport: asyncio.Transport, end: _End) -> None:
         self._transport = transport
-        self._room = room_of(asyncio.get_running_loop())
+        self._room = room_of(asyncio.get_running_loop(), FRAMED_MOST)
         self._end = end
         self._ended = False  # this peer, or the relay for it, has ended cleanly
         self._lost = False

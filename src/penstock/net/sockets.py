@@ -9,13 +9,17 @@ import sys
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-READ_MOST: Final = 64 * 1024  # four TLS records: what is handed on at a time everywhere here
+RECORD: Final = 16_384  # RFC 8446 5.1: the most plaintext a TLS record holds
+_AT_ONCE: Final = 4  # records: some 64 KiB are handed on at a time everywhere here
+READ_MOST: Final = _AT_ONCE * (RECORD + 22)  # as TLS 1.3 wraps them; with a fifth, torn one each read would be two
+PLAIN_MOST: Final = _AT_ONCE * RECORD  # of what TLS is put around
+FRAMED_MOST: Final = _AT_ONCE * (RECORD - 9)  # of what goes into a link's frames first, each of which fills a record
 UNSENT_MOST: Final = 128 * 1024  # 1 ms at 1 Gbit/s, 10 at 100 Mbit/s; and no network falls idle between two turns of a loop
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python has no name for it before 3.13
 
 
 class BoundedReader(asyncio.BufferedProtocol):
-    """A protocol that a socket feeds at most `READ_MOST` at a time, in turns with all other sockets, on any loop.
+    """A protocol that a socket feeds at most its room's length at a time, in turns with all other sockets, on any loop.
 
     So much a reader that pauses may already have in hand. CPython's transports read up to 256 KiB of their own accord, and so
     does uvloop's, which reads on, up to 32 times, as long as each read fills its buffer: 8 MB of one download, with TLS
@@ -25,13 +29,13 @@ class BoundedReader(asyncio.BufferedProtocol):
     __slots__ = ()
 
     _room: memoryview
-    """`room_of` the loop: what is read stands there until `buffer_updated` returns."""
+    """`room_of` the loop, or its beginning: what is read stands there until `buffer_updated` returns."""
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - whatever the loop would like
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
-        if nbytes == READ_MOST:
+        if nbytes == len(self._room):
             self._take_turns()
         self.data_received(bytes(self._room[:nbytes]))
 
@@ -47,12 +51,12 @@ class BoundedReader(asyncio.BufferedProtocol):
 _rooms: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 
-def room_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+def room_of(loop: asyncio.AbstractEventLoop, most: int = READ_MOST) -> memoryview:
     """Where all sockets of a loop are read to: it runs one callback at a time, and nobody keeps what is there."""
     room = _rooms.get(loop)
     if room is None:
         room = _rooms[loop] = memoryview(bytearray(READ_MOST))
-    return room
+    return room[:most]
 
 
 def bound_unsent(transport: asyncio.Transport) -> None:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from penstock.net.closing import END_TIMEOUT, close_gently
 from penstock.net.layered import LayeredTransport
-from penstock.net.sockets import READ_MOST
+from penstock.net.sockets import READ_MOST, RECORD
 from penstock.net.transports import CLOSED, OPEN, OPENING, cut
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ HANDSHAKE_LIMIT: Final = 131_072
 # wants one every 2^24 records (5.5); 150 in ten seconds are nobody's.
 _ANSWERS_MOST: Final = 4096
 _ANSWERS_SECONDS: Final = 10.0
-_RECORD: Final = 16_384  # RFC 8446 5.1: the most plaintext a record holds
 _BATCH_RECORDS: Final = 4  # 64 KiB: so much is handed on at a time, either way; fewer calls for it, and still no lump
-_BATCH: Final = _BATCH_RECORDS * _RECORD
+_BATCH: Final = _BATCH_RECORDS * RECORD
 # RFC 8446 6.2: fatal bad_certificate, as a record in the clear. OpenSSL servers take a clear alert until the client's
 # second flight arrives, for exactly this case: a client that refuses before it has sent anything under keys.
 _REFUSAL: Final = b"\x15\x03\x03\x00\x02\x02\x2a"
@@ -247,7 +246,7 @@ class TLSTransport(LayeredTransport):
         incoming = self._in
         incoming.write(data)
         try:
-            record = self._ssl.read(_RECORD)
+            record = self._ssl.read(RECORD)
         except ssl.SSLError as exc:
             self._decrypt([], exc.with_traceback(None))  # else it holds this frame, and this frame it
             return
@@ -261,7 +260,7 @@ class TLSTransport(LayeredTransport):
         incoming, read = self._in, self._ssl.read
         try:
             while failure is None and records[-1] and incoming.pending:
-                records.append(read(_RECORD))
+                records.append(read(RECORD))
         except ssl.SSLError as exc:
             failure = exc.with_traceback(None)
         ended = isinstance(failure, ssl.SSLZeroReturnError) or (bool(records) and not records[-1])  # close_notify
@@ -311,7 +310,7 @@ class TLSTransport(LayeredTransport):
     # --- to below ---------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if type(data) is not bytes or not 0 < len(data) <= _RECORD or self._state is not OPEN:
+        if type(data) is not bytes or not 0 < len(data) <= RECORD or self._state is not OPEN:
             super().write(data)
             return
         try:  # one record of one write, as nearly always
@@ -341,8 +340,10 @@ class TLSTransport(LayeredTransport):
         with memoryview(data) as given, given.cast("B") as view:
             while start < len(view):
                 end = min(start + _BATCH, len(view))
+                if len(view) - end < RECORD:
+                    end = len(view)  # its tail goes along: by itself it would be a write more
                 while start < end:
-                    start += write(view[start : min(start + _RECORD, end)])
+                    start += write(view[start : min(start + RECORD, end)])
                 self._lower.write(out.read())
 
     def _fail_writing(self, exc: ssl.SSLError) -> None:

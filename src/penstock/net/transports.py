@@ -46,6 +46,8 @@ CLOSED: Final = _State.CLOSED
 
 PIECE_LEAST: Final = 4096
 """Of what waits, smaller pieces are put together: an object and its place take 70 bytes."""
+_DRAIN_MOST: Final = 64 * 1024
+"""So much of what waited is delivered in one turn of the loop, as of what is read from a socket."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -106,6 +108,9 @@ class StreamTransport(asyncio.Transport):
     def _below_resume(self) -> None:
         """Take from the peer again."""
         raise NotImplementedError
+
+    def _taken(self, size: int) -> None:
+        """The protocol took `size` bytes that had waited in the inbox."""
 
     # --- reports: what happened below -------------------------------------------------------------------------------
 
@@ -190,9 +195,16 @@ class StreamTransport(asyncio.Transport):
         self.close()
 
     def _drain_inbox(self) -> None:
+        room = _DRAIN_MOST
         while not self._paused and self._state is OPEN:
             if self._inbox:
-                self._guard(self._protocol.data_received, bytes(self._inbox.popleft()))
+                if room <= 0:
+                    self._loop.call_soon(self._drain_inbox)
+                    return
+                data = bytes(self._inbox.popleft())
+                room -= len(data)
+                self._guard(self._protocol.data_received, data)
+                self._taken(len(data))
                 continue
             self._inbox = None
             if self._ended:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock.net.closing import END_TIMEOUT, close_gently
 from penstock.net.layered import LayeredTransport
+from penstock.net.sockets import READ_MOST
 from penstock.net.transports import CLOSING, OPEN, cut
 from penstock.protocol.websocket import GOING_AWAY, NORMAL, Close, Ping, Role, Violation, WebSocketCodec
 
@@ -25,7 +26,7 @@ PING_TIMEOUT: Final = 20.0
 # Read on while the protocol is paused, up to here, so that pings and a Close behind a little data are still seen.
 READ_AHEAD: Final = 65_536
 
-_BATCH: Final = 65_536  # so much is framed at a time: a large write makes no second copy of itself
+_BATCH: Final = READ_MOST  # so much is framed at a time, four TLS records: a large write makes no second copy of itself
 
 
 class WebSocketClosed(ConnectionError):  # noqa: N818 - it says what happened

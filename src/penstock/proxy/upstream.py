@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.net.closing import close_gently
-from penstock.net.sockets import BoundedReader, room_of
+from penstock.net.sockets import PLAIN_MOST, BoundedReader, room_of
 from penstock.net.transports import StreamTransport, cut
 from penstock.net.watch import PauseWatch
 from penstock.proxy.bodies import Body, BodyError, make_body
@@ -83,7 +83,7 @@ class UpstreamConnection(BoundedReader):
         self.may_be_kept = True  # it was dialled on the terms of now
         self.idle_since = 0.0
         self._transport = transport
-        self._room = room_of(asyncio.get_running_loop())
+        self._room = room_of(asyncio.get_running_loop(), PLAIN_MOST)
         self._on_free: Callable[[UpstreamConnection, bool], None] | None = on_free
         self._head_bytes = head_bytes
         self._headers_most = headers_most

@@ -172,6 +172,16 @@ def test_a_reset_overtakes_and_drops_queued_data() -> None:
     assert not pair.edge.has_data_to_send
 
 
+def test_a_frame_of_a_long_stream_fills_a_tls_record_with_its_head() -> None:
+    pair = Pair()
+    stream_id = pair.open()
+    pair.edge.send_data(stream_id, bytes(4 * 16_375))
+    for number in range(4):
+        wire = pair.edge.data_to_send(1)
+        assert len(wire) == 16_384, number
+    assert not pair.edge.has_data_to_send
+
+
 def test_a_watched_queue_is_told_of_once_when_it_is_short_enough_and_no_other_ever() -> None:
     pair = Pair()
     stream_id, other = pair.open(), pair.open()
@@ -183,7 +193,7 @@ def test_a_watched_queue_is_told_of_once_when_it_is_short_enough_and_no_other_ev
         pair.edge.data_to_send(1)
         turns.append((pair.edge.take_drained(), pair.edge.queued(stream_id)))
     assert len(turns) == 8
-    assert [turn for turn in turns if turn[0]] == [([stream_id], 50_000 - 3 * 16_384)]
+    assert [turn for turn in turns if turn[0]] == [([stream_id], 50_000 - 3 * 16_375)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9000)), max_size=40))

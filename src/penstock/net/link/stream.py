@@ -214,6 +214,14 @@ class LinkStream(StreamTransport):
     def _below_resume(self) -> None:
         self._give_credit()
 
+    def _taken(self, size: int) -> None:
+        """Credit as the reader takes, not for a whole inbox at its end: a slow one would get its window in one burst."""
+        if self._state is OPEN and self._held:
+            self._unread -= size
+            self._held -= size
+            self._carrier.stream_consumed(self, size)
+            self._carrier.stream_held(-size)
+
     def _give_credit(self) -> None:
         amount, self._unread = self._unread, 0
         if amount:

@@ -13,6 +13,7 @@ import h11
 
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
+from penstock.net.sockets import bound_unsent
 from penstock.net.transports import StreamTransport, cut
 from penstock.net.upgrade.head import FIELDS_LIMIT, HEAD_LIMIT, HEAD_TIMEOUT, accept_for, first, only, tokens
 from penstock.net.watch import PauseWatch
@@ -178,6 +179,7 @@ class UpgradeRequest:
         if not any(name.lower() == b"sec-websocket-accept" for name, _ in theirs):
             own.append((b"Sec-WebSocket-Accept", accept_for(self.key)))
         if not self.transport.is_closing():
+            bound_unsent(self.transport)
             self.transport.write(_head(HTTPStatus.SWITCHING_PROTOCOLS, [*own, *theirs]))
         return self.early
 

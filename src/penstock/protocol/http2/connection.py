@@ -76,7 +76,7 @@ class Connection:
     def data_to_send(self, limit: int | None = None) -> bytes:
         """Control frames, then queued DATA in fair turns of at most 16 KiB, as far as windows allow.
 
-        With `limit`, DATA stops once that many payload bytes are taken (by at most a turn more) and `has_data_to_send` stays
+        With `limit`, DATA stops once its frames are that many bytes (by at most a turn more) and `has_data_to_send` stays
         true: what is handed over can no longer be overtaken by a reset, so a driver takes what its socket takes.
         """
         parts = self._out.flush(limit)

@@ -13,6 +13,7 @@ from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.http2.frames import (
     END_STREAM,
     HEADER,
+    HEADER_SIZE,
     ErrorCode,
     FrameType,
     frame,
@@ -162,7 +163,7 @@ class Outbox:
                 stream.take(size, parts)
             stream.send_window -= size
             window -= size
-            room -= size
+            room -= size + HEADER_SIZE
             if stream.queued <= stream.watched:
                 stream.watched = -1
                 self._drained.append(stream.id)

@@ -8,6 +8,7 @@ from typing import Final
 
 from penstock.protocol.errors import RemoteProtocolError
 from penstock.protocol.http2.frames import (
+    HEADER_SIZE,
     SETTING,
     ErrorCode,
     SettingId,
@@ -71,8 +72,8 @@ class Settings:
     for all its streams, and one origin that stops reading must not hold it."""
     small_connection_window: int = 4 * 1024 * 1024
     """Below this an agent's connection window counts as small; 0 turns `stream_credit` off."""
-    turn: int = MIN_MAX_FRAME
-    """DATA bytes a stream may send before the next one's turn."""
+    turn: int = MIN_MAX_FRAME - HEADER_SIZE
+    """DATA bytes a stream may send before the next one's turn: a frame fills a TLS record, and none is torn between two."""
 
     def __post_init__(self) -> None:
         # A peer may lawfully use the RFC's defaults until it has seen our SETTINGS, so ours are never below them.

@@ -17,6 +17,9 @@ from penstock.protocol.errors import LocalProtocolError
 FIRST_STEP: Final = 32 * 1024
 """Half of what an edge leaves uncredited towards a small connection (`Settings.stream_credit`): it would wait for ever for a
 window so large that half of it is more than that."""
+STEP_MOST: Final = 128 * 1024
+"""A reader at a slow line's pace is credited in steps: each is a burst through every hop before it, and others wait behind it.
+128 KiB are 10 ms at 100 Mbit/s; smaller ones cost frames, and no shorter waits."""
 
 
 class WindowBudget:
@@ -56,7 +59,7 @@ class WindowBudget:
 class ReceiveWindow:
     """One stream's window. `credit` is what the peer may still send; `read` is what was read and not credited yet.
 
-    Credit is renewed when half of the window was read: sooner is a frame for little, later a peer that waits.
+    Credit is renewed when half of the window was read, or `STEP_MOST`: sooner is a frame for little, later a peer that waits.
     """
 
     __slots__ = ("credit", "read", "size", "step")
@@ -79,7 +82,8 @@ class ReceiveWindow:
             growth = min(size, max_size - size)
             if budget.take(growth):
                 self.size = size + growth
-                self.step += growth // 2  # the peer sees growth as credit, however little of the first window it uses
+                # The peer sees growth as credit, however little of the first window it uses.
+                self.step = min(self.step + growth // 2, STEP_MOST)
                 increment += growth
         self.credit += increment
         self.read = 0
