@@ -7,38 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import json as jsonlib
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from penstock import omit
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import ModuleType
-
     from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
     from penstock.config.types import Level
 
-
-@contextlib.contextmanager
-def _without(name: str) -> Generator[None]:
-    """A module that nobody has imported yet cannot be, for a moment."""
-    modules = cast("dict[str, ModuleType | None]", sys.modules)
-    modules.setdefault(name, None)
-    try:
-        yield
-    finally:
-        if modules[name] is None:
-            del modules[name]
-
-
 # For tracebacks, which are plain here, it would import rich and with that pygments and attrs: 60 ms of every role's start.
-with _without("rich"):
+with omit.absent("rich"):
     import structlog
 
 try:

@@ -5,10 +5,12 @@ Published paths (`/v1/tunnels`) keep the published shapes, headers and errors ex
 
 from __future__ import annotations
 
+from penstock import omit
 from penstock.schema.wire import built_late
 
-# It has forty types for its description of an API, which nobody but `document` uses: building them takes 55 ms.
-with built_late():
+# It has forty types for its description of an API, which nobody but `document` uses: building them takes 55 ms. For one of them
+# it would import a checker of mail addresses, where somebody has installed that: 25 ms.
+with built_late(), omit.absent("email_validator"):
     import fastapi
 
 __all__ = ("fastapi",)
