@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_LIBRARY = """\
+try:
+    from library.heavy import Much
+except ImportError:
+    Much = "not there"
+"""
+
+
 @pytest.fixture(autouse=True)
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A package that takes what its `heavy` module has, and makes do where that is not installed."""
     package = tmp_path / "library"
     package.mkdir()
     (package / "heavy.py").write_text("Much = 1\n")
-    (package / "__init__.py").write_text("try:\n    from library.heavy import Much\nexcept ImportError:\n    Much = 'not there'\n")
+    (package / "__init__.py").write_text(_LIBRARY)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
     for name in ("library", "library.heavy"):

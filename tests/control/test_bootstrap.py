@@ -87,6 +87,18 @@ async def test_starting_without_initializing_says_what_to_do(tmp_path: Path) -> 
     assert not (tmp_path / "empty").exists()
 
 
+async def test_a_place_that_nobody_can_look_into_is_named(tmp_path: Path) -> None:
+    barred = tmp_path / "barred"
+    barred.touch()  # as a folder that is closed to this user is, whoever this user is
+    for attempt in (
+        lambda: Control(make_config(barred / "control")).start(),
+        lambda: initialize(make_config(tmp_path / "other", master_key_file=barred / "key")),
+    ):
+        with pytest.raises(ConfigError, match=f"open {barred}/.*: not a directory") as caught:
+            await attempt()
+        assert "check the path" in (caught.value.hint or "")
+
+
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     config = make_config(tmp_path / "control")
     await initialize(config)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support import compose
 from tests.support.registry import registry
-from tests.support.sides import python_image, tell
+from tests.support.sides import API_PORT, python_image, tell
 
 if TYPE_CHECKING:
     from tests.support.sides import Sides
@@ -35,7 +35,7 @@ def test_the_stack_publishes_no_port_and_reaches_nothing_but_the_edges_and_its_u
     python = "/opt/penstock/bin/python"
     for host, port in (("edge-1.test", "7844"), ("edge-2.test", "7844"), ("hello-mcp", "9000")):
         sides.stack("exec", "-T", "mcp-gateway", python, "-c", reach, host, port)
-    for host, port in (("control", "8700"), ("postgres", "5432"), ("172.17.0.1", "18700"), ("192.0.2.1", "80")):
+    for host, port in (("control", "8700"), ("postgres", "5432"), ("172.17.0.1", API_PORT), ("192.0.2.1", "80")):
         assert "reached" not in sides.stack(
             "exec", "-T", "mcp-gateway", python, "-c", f"{reach}; print('reached')", host, port, check=False
         )

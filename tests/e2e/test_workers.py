@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,21 @@ async def test_workers_whose_first_process_is_killed_stop_by_themselves(tmp_path
         said = chain.roles["edge"].said()
         assert "the process that started this worker is gone" in said
         assert "Traceback" not in said
+
+
+async def test_an_edge_that_died_with_its_folder_has_its_name_back_within_seconds(chain: Chain) -> None:
+    edge = chain.roles["edge"].process
+    for pid in (*children(edge.pid), edge.pid):
+        os.kill(pid, signal.SIGKILL)  # none says goodbye: control takes the edge for alive until its lease is over
+    edge.wait()
+    shutil.rmtree(chain.folder / "edge")
+    chain.run("edge", ["--config", str(chain.folder / "edge.yaml")])
+    async with asyncio.timeout(90):  # of which ten the lease, five at most until the next try, and links that come back
+        await chain.until_ready("edge", f"http://{chain.ports.edge_admin}/readyz")
+        while sum(await links(chain)) < 4:
+            await asyncio.sleep(0.1)
+    assert await call(chain) == 404
+    assert "the name 'edge-1' is taken" in chain.roles["edge"].said()
 
 
 async def test_one_signal_stops_all_of_them(chain: Chain) -> None:

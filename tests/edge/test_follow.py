@@ -11,7 +11,7 @@ from tests.support.forwarder import Forwarder
 from tests.support.site import Echo, Origin, until
 
 from penstock.config.types import HostPort
-from penstock.edge import follow
+from penstock.edge import enrol, follow
 from penstock.edge.server import Edge
 from penstock.edge.state import StoredPage
 from penstock.errors import ConfigError, IdentityError, UnavailableError
@@ -80,6 +80,39 @@ async def test_an_edge_that_moved_enrols_anew_under_its_new_addresses(control: C
         with pytest.raises(ConfigError, match="has moved") as raised:
             await fresh(control, folder, advertise_callers="three.example.com:443").start()
         assert "enrolment_token_file" in (raised.value.hint or "")
+
+
+async def test_an_edge_that_is_named_anew_enrols_anew(control: Control, folder: Path, token_file: Path) -> None:
+    async with control.running(), asyncio.timeout(10):
+        for name in ("one", "two", "two"):
+            edge = fresh(control, folder, enrolment_token_file=token_file, name=name)
+            await edge.start()
+            assert edge.sessions.name == name
+            await edge.stop()
+        assert [enrolled.name for enrolled in control.enrolments] == ["one", "two"]
+        with pytest.raises(ConfigError, match="has moved") as raised:
+            await fresh(control, folder, name="three").start()
+        assert "was two, " in (raised.value.detail or "")
+
+
+async def test_an_edge_that_nobody_named_is_called_as_its_machine_was_when_it_enrolled(
+    control: Control, folder: Path, token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with control.running(), asyncio.timeout(10):
+        for host in ("Web_1.example.com", "elsewhere"):
+            monkeypatch.setattr(enrol, "gethostname", lambda host=host: host)
+            edge = fresh(control, folder, enrolment_token_file=token_file, name=None)
+            await edge.start()
+            assert edge.sessions.name == "web-1"
+            await edge.stop()
+        assert [enrolled.name for enrolled in control.enrolments] == ["web-1"]
+
+
+@pytest.mark.parametrize("host", ["", "...", "-", "münchen", "x" * 64])
+def test_a_host_name_that_gives_no_name_is_told_so(host: str) -> None:
+    with pytest.raises(ConfigError, match="gives no name") as raised:
+        enrol.host_label(host)
+    assert "set name" in (raised.value.hint or "")
 
 
 async def test_what_control_publishes_is_in_force_at_once(control: Control, folder: Path, token_file: Path) -> None:

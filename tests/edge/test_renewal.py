@@ -142,7 +142,7 @@ async def test_a_certificate_that_the_disk_does_not_take_is_shown_all_the_same_a
     assert identity is not None
     presented, issuer, metrics = Presented(identity), Issuer(site), EdgeMetrics.on(CollectorRegistry())
     control = cast("ControlPlane", issuer)
-    renewal = Renewal(presented, control, EdgeState(folder), name="edge-1", metrics=metrics, log=structlog.get_logger())
+    renewal = Renewal(presented, control, EdgeState(folder), metrics=metrics, log=structlog.get_logger())
     aside = folder.rename(tmp_path / "aside")
     with capture_logs() as lines:
         tasks = Tasks()

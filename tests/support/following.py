@@ -129,8 +129,8 @@ def _text(signature: bytes) -> str:
     return base64.b64encode(signature).decode()
 
 
-def fresh(control: Control, folder: Path, **settings: Any) -> Edge:
+def fresh(control: Control, folder: Path, name: str | None = "fresh", **settings: Any) -> Edge:
     """An edge that has not enrolled yet."""
     folder.mkdir(exist_ok=True)
     settings = {"control_url": control.url, "state_dir": folder, "limits": {"stop_seconds": 0.1}, **settings}
-    return Edge(control.site.edge_config("fresh", **settings))
+    return Edge(control.site.edge_config("fresh", **settings).model_copy(update={"name": name}))

@@ -18,6 +18,7 @@ import httpx2
 from tests.support import ca, compose
 from tests.support.command import run
 from tests.support.control import PUBLISHED, Api
+from tests.support.pebble import free_port
 
 from penstock.client.access import Access
 from penstock.client.transport import TunnelTransport
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 HERE: Final = Path(__file__).parents[1] / "e2e/compose"
-API: Final = "https://localhost:18700"
+API_PORT: Final = str(free_port())
+API: Final = f"https://localhost:{API_PORT}"
 TRY_SECONDS: Final = 4.0  # of one call: what waits longer is tried again
 _ASK: Final = {
     "jsonrpc": "2.0",
@@ -198,7 +200,7 @@ def start_platform(platform: compose.Project, image: str) -> dict[str, str]:
     (secrets / "database-url").write_text("postgresql://penstock:7cdf1e0a@postgres/penstock")
     (secrets / "enrolment-token").write_text("")
     postgres = compose.postgres_image(python_image())
-    platform.environment({"PENSTOCK_IMAGE": image, "POSTGRES_IMAGE": postgres, "API_PORT": "18700"})
+    platform.environment({"PENSTOCK_IMAGE": image, "POSTGRES_IMAGE": postgres, "API_PORT": API_PORT})
     control = platform.folder / "control.yaml"
     control.write_text(control.read_text().replace("https://penstock.example.com", API))
     values: dict[str, str] = json.loads(platform("run", "--rm", "init"))

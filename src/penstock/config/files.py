@@ -71,6 +71,17 @@ def writing(file: Path) -> Generator[None]:
         ) from exc
 
 
+def is_there(file: Path) -> bool:
+    """Whether there is such a file; ConfigError where that cannot be told."""
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as exc:  # a folder above it that is closed to this user, or is none
+        raise unreadable(file, exc) from exc
+    return True
+
+
 def read_file(file: Path) -> str | None:
     """The text of `file`, or None when there is none; ConfigError when it cannot be read."""
     try:

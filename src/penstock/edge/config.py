@@ -136,8 +136,10 @@ class EdgeConfig(RoleConfig):
     state_dir: Path
     """Folder for key, certificate, credential, and the last snapshot with what changed since; made with mode 0700."""
 
-    name: Annotated[str, AfterValidator(_label)] = "edge"
-    """One DNS label, unique among the edges of a control plane."""
+    name: Annotated[str, AfterValidator(_label)] | None = None
+    """One DNS label, unique among the edges of a control plane; the machine's host name, up to its first dot, when not set. It
+    is kept with the identity: a machine that is called something else later is the same edge, and one whose name is set to
+    another here enrols anew. Set it in containers, which have a new host name each time they are made."""
 
     callers_addr: HostPort = HostPort("127.0.0.1", 8443)
     """Where callers are accepted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import secrets
+from socket import gethostname
 from typing import TYPE_CHECKING, Final
 
 from penstock.config.files import named_by, read_text
@@ -14,7 +15,7 @@ from penstock.net.backoff import Backoff
 from penstock.schema.edges import EdgeEnrolmentRequest
 from penstock.secret import Secret
 from penstock.tls import certs
-from penstock.tls.names import edge_server_name
+from penstock.tls.names import edge_server_name, is_edge_name
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -45,15 +46,17 @@ class Enrolment:
         identity = await asyncio.to_thread(self._state.load_identity)
         addresses = f"callers {callers}, agents {agents}"
         known = await asyncio.to_thread(self._state.load_addresses)
-        if identity is not None and known is not None and known != addresses:
-            self._log.info("edge moved: it enrols anew", was=known, now=addresses)
-            if config.enrolment_token_file is None:
-                raise ConfigError(
-                    "this edge has moved since it enrolled, and has no enrolment token",
-                    detail=f"was {known}; now {addresses}",
-                    hint="set enrolment_token_file to enrol it anew, or advertise the addresses it had",
-                )
-            identity = None
+        if identity is not None:
+            was, now = f"{identity.name}, {known or addresses}", f"{config.name or identity.name}, {addresses}"
+            if was != now:
+                self._log.info("edge moved: it enrols anew", was=was, now=now)
+                if config.enrolment_token_file is None:
+                    raise ConfigError(
+                        "this edge has moved since it enrolled, and has no enrolment token",
+                        detail=f"was {was}; now {now}",
+                        hint="set enrolment_token_file to enrol it anew, or set the name and advertise the addresses it had",
+                    )
+                identity = None
         if identity is None:
             identity = await self._enrol(callers, agents)
             known = None
@@ -63,13 +66,14 @@ class Enrolment:
 
     async def _enrol(self, callers: HostPort, agents: HostPort) -> EdgeIdentity:
         token = await asyncio.to_thread(self._token)
+        name = self._config.name or host_label(gethostname())
         key = certs.make_ec_key()
         key_pem = certs.key_to_pem(key)
         request = EdgeEnrolmentRequest(
-            name=self._config.name,
+            name=name,
             caller_address=str(callers),
             agent_address=str(agents),
-            csr_pem=certs.make_csr(key, edge_server_name(self._config.name)),
+            csr_pem=certs.make_csr(key, edge_server_name(name)),
         )
         enrolment = await self._ask_until_answered(request, token)
         try:
@@ -77,7 +81,7 @@ class Enrolment:
         except (ValueError, binascii.Error):
             raise UnavailableError("the control plane's answer to the enrolment cannot be read") from None
         await asyncio.to_thread(self._state.save_identity, identity)
-        self._log.info("edge enrolled", edge=identity.edge_id, name=self._config.name)
+        self._log.info("edge enrolled", edge=identity.edge_id, name=name)
         return identity
 
     async def _ask_until_answered(self, request: EdgeEnrolmentRequest, token: Secret) -> EdgeEnrolment:
@@ -121,3 +125,11 @@ class Enrolment:
                     hint="it holds one line, pst-enrol-…; `penstock edges enrol-token create` makes one",
                 )
             return Secret(text)
+
+
+def host_label(host: str) -> str:
+    """What an edge is called that nobody gave a name. Raises ConfigError for a host name that gives none."""
+    label = host.partition(".")[0].lower().replace("_", "-").strip("-")
+    if not is_edge_name(label):
+        raise ConfigError(f"this machine's host name, {host!r:.100}, gives no name for an edge", hint="set name, one DNS label")
+    return label

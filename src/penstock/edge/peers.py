@@ -62,8 +62,8 @@ class Peers:
 
     def __init__(
         self,
-        name: str,
         *,
+        name: Callable[[], str],
         context: Callable[[], TLSContext | None],
         holders: Callable[[UUID], Sequence[str]],
         siblings: Callable[[], Sequence[Path]],
@@ -115,7 +115,7 @@ class Peers:
     def _edges(self, tunnel_id: UUID, directory: Directory) -> list[EdgeRecord]:
         now = asyncio.get_running_loop().time()
         self._shunned = {name: until for name, until in self._shunned.items() if until > now}
-        names = set(self._holders(tunnel_id)) - {self._name} - self._shunned.keys()
+        names = set(self._holders(tunnel_id)) - {self._name()} - self._shunned.keys()
         found = list({edge.name: edge for edge in directory.edges.values() if edge.name in names}.values())
         random.shuffle(found)  # spreads load, keeps no secret
         return found
@@ -125,7 +125,7 @@ class Peers:
             transport = await dial_unix(path, timeout=_DIAL_SECONDS)
         except UnavailableError:
             return None
-        return await self._ask(transport, request, [*headers, (HOP, HOP_WORKER)], self._name)
+        return await self._ask(transport, request, [*headers, (HOP, HOP_WORKER)], self._name())
 
     async def _ask_edge(self, edge: EdgeRecord, request: UpgradeRequest, headers: Headers) -> PassedOn | None:
         context = self._context()

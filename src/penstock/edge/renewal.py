@@ -74,7 +74,6 @@ class Renewal:
         control: ControlPlane,
         state: EdgeState,
         *,
-        name: str,
         metrics: EdgeMetrics,
         log: FilteringBoundLogger,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -82,7 +81,6 @@ class Renewal:
         self._presented = presented
         self._control = control
         self._state = state
-        self._name = name
         self._metrics = metrics
         self._log = log
         self._now = now
@@ -135,7 +133,8 @@ class Renewal:
 
     async def _renew(self) -> None:
         key = certs.make_ec_key()
-        answer = await self._control.renew(self._presented.identity, certs.make_csr(key, edge_server_name(self._name)))
+        identity = self._presented.identity
+        answer = await self._control.renew(identity, certs.make_csr(key, edge_server_name(identity.name)))
         certificate = certs.load_certificate(answer.certificate_pem)
         if certificate.public_key() != key.public_key():
             raise IdentityError("the control plane signed another key than this edge's")

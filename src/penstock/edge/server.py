@@ -57,9 +57,7 @@ class Edge:
         self._control = ControlPlane(config)
         kept = Kept(self._state, self._log, writes=not config.worker)
         self._follower = Follower(self._control, kept, self.feed, self._log, clock=clock)
-        self.sessions = Sessions(
-            name=config.name, feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log
-        )
+        self.sessions = Sessions(feed=self.feed, limits=config.limits, metrics=metrics, tasks=self._tasks, log=self._log)
         if config.worker is not None and config.workers > 1:
             self.sessions.worker = (config.worker, config.workers)
         returning = self.sessions.returning
@@ -73,7 +71,7 @@ class Edge:
         )
         self.sessions.on_change = returning.on_awaited = self._presence.change
         self._peers = Peers(
-            config.name,
+            name=lambda: self.sessions.name,
             context=self._peer_context,
             holders=self._presence.holders,
             siblings=config.sibling_sockets,
@@ -156,12 +154,13 @@ class Edge:
             with named_by(setting):
                 await check_bindable(address.host, address.port, is_shared=config.is_worker)
         identity: EdgeIdentity = await Enrolment(config, self._state, self._control, self._log).identify()
+        self.sessions.name = identity.name
         await self._follower.catch_up(identity)
         self._following = self._tasks.keep(lambda: self._follower.follow(identity), "feed")
         presented = self._presented = Presented(identity)
         self.feed.listen(lambda _, new: self._callers_ca(presented, new.caller_ca_pem))
         self._callers_ca(presented, self.feed.directory.caller_ca_pem)
-        renewal = Renewal(presented, self._control, self._state, name=config.name, metrics=self.metrics, log=self._log)
+        renewal = Renewal(presented, self._control, self._state, metrics=self.metrics, log=self._log)
         # One of several workers renews, the others take over what it wrote.
         self._tasks.keep(renewal.follow if config.worker else renewal.keep, "renewal")
         limits = config.limits

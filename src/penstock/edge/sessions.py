@@ -30,9 +30,10 @@ class Sessions:
     """All links of one edge."""
 
     def __init__(
-        self, *, name: str, feed: Feed, limits: EdgeLimits, metrics: EdgeMetrics, tasks: Tasks, log: FilteringBoundLogger
+        self, *, feed: Feed, limits: EdgeLimits, metrics: EdgeMetrics, tasks: Tasks, log: FilteringBoundLogger
     ) -> None:
-        self.name = name
+        self.name = ""
+        """The edge's, once it knows it: agents are told where they are."""
         self.feed = feed
         self.limits = limits
         self.metrics = metrics

@@ -20,6 +20,7 @@ from penstock.errors import ConfigError
 from penstock.schema.edges import EdgeEnrolment
 from penstock.secret import Secret
 from penstock.tls import certs
+from penstock.tls.names import edge_label
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,11 @@ class EdgeIdentity:
     caller_ca_pem: str
     feed_key: bytes
     """Raw Ed25519 public key of the feed, pinned since enrolment."""
+
+    @property
+    def name(self) -> str:
+        """What this edge is called: its certificate says so."""
+        return edge_label(self.certificate_pem) or ""
 
 
 @dataclass(frozen=True, slots=True)

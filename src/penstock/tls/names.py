@@ -77,11 +77,10 @@ def edge_server_name(name: str) -> str:
     return f"{name}.{EDGE_DOMAIN}"
 
 
-def edge_label(certificate_der: bytes) -> str | None:
-    """The name of the edge this certificate is of; None when it is not an edge's."""
-    certificate = certs.load_certificate(certificate_der)
+def edge_label(certificate: bytes | str) -> str | None:
+    """The name of the edge this certificate (DER or PEM) is of; None when it is not an edge's."""
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = certs.load_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (*certs.UNREADABLE, x509.ExtensionNotFound):
         return None
     for name in names.get_values_for_type(x509.DNSName):

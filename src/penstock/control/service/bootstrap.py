@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
-from penstock.config.files import named_by
+from penstock.config.files import is_there, named_by
 from penstock.control.auth import passwords, scopes
 from penstock.control.auth.actors import Machine
 from penstock.control.errors import ApiError
@@ -231,7 +231,7 @@ def _prepare(config: ControlConfig) -> Vault:
     backend = backend_of(config)
     # A key from an attempt that died half-way is used again; a database without its key is refused, never given a new one.
     with named_by("data_dir" if config.master_key_file is None else "master_key_file"):
-        if config.key_file.exists():
+        if is_there(config.key_file):
             vault = load_master_key(config.key_file)
         elif schema_version(backend) is not None:
             raise ConfigError(

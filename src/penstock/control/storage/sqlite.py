@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy import URL, create_engine, event
 
+from penstock.config.files import is_there, named_by
 from penstock.control.storage.backend import BUSY_SECONDS, VERSION_TABLE
 from penstock.control.storage.engine import create_async_engine
 from penstock.errors import ConfigError
@@ -39,8 +40,9 @@ class Sqlite:
 
     def tables(self) -> set[str]:
         """The tables of the file, which is not made."""
-        if not self._file.exists():
-            return set()
+        with named_by("data_dir"):
+            if not is_there(self._file):
+                return set()
         with self._connect() as connection:
             return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
