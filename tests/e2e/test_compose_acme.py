@@ -68,7 +68,8 @@ def test_the_platform_starts_on_a_certificate_that_it_obtained_itself(tmp_path: 
     (secrets / "enrolment-token").write_text("")
     given = dict(line.split("=", 1) for line in PAGE.blocks("acme", language="ini")[0].splitlines())
     assert given.pop("COMPOSE_FILE").split(":") == list(platform.files[:2])  # where a file is named, as here, it is not read
-    ours = {"PENSTOCK_IMAGE": image, "POSTGRES_IMAGE": postgres, "API_PORT": "18701"}
+    port, roots_port = pebble.free_port(), pebble.free_port()
+    ours = {"PENSTOCK_IMAGE": image, "POSTGRES_IMAGE": postgres, "API_PORT": str(port), "ROOTS_PORT": str(roots_port)}
     platform.environment({**given, **ours, "ACME_DIRECTORY": "https://pebble:14000/dir"})
     try:
         platform("up", "--detach", "--build", "pebble")
@@ -77,7 +78,7 @@ def test_the_platform_starts_on_a_certificate_that_it_obtained_itself(tmp_path: 
 
         def answers() -> bool:
             try:
-                roots[:] = [httpx2.get("https://localhost:15000/roots/0", verify=trusted, trust_env=False).text]
+                roots[:] = [httpx2.get(f"https://localhost:{roots_port}/roots/0", verify=trusted, trust_env=False).text]
             except httpx2.HTTPError:
                 return False
             return True
@@ -89,11 +90,11 @@ def test_the_platform_starts_on_a_certificate_that_it_obtained_itself(tmp_path: 
         platform("up", "--detach", "--wait")  # edges are well when they have enrolled: over that certificate
         assert "certificate obtained" in platform("logs", "control")
         context = contexts.control_client(platform.folder / "tls/ca.crt")
-        shown = ssl.get_server_certificate(("127.0.0.1", 18701))
+        shown = ssl.get_server_certificate(("127.0.0.1", port))
         assert "BEGIN CERTIFICATE" in shown
         with httpx2.Client(verify=context, trust_env=False) as client:
             answer = client.get(
-                "https://127.0.0.1:18701/healthz",
+                f"https://127.0.0.1:{port}/healthz",
                 headers={"host": "penstock.example.com"},
                 extensions={"sni_hostname": "penstock.example.com"},
             )
