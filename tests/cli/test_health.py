@@ -129,3 +129,23 @@ def test_what_has_no_admin_port_is_said(command: Callable[..., Ended], arguments
     ended = command("health", *arguments)
     assert ended.code == 2
     assert said in ended.err
+
+
+def test_an_address_that_is_given_is_asked_whatever_the_settings_say(command: Callable[..., Ended], tmp_path: Path) -> None:
+    with _admin_port(200, b"ready\n") as address:
+        assert command("health", "edge", "--addr", str(address), "--config", str(tmp_path / "none")) == (0, "ready\n", "")
+        assert command("health", "--addr", str(address)) == (0, "ready\n", "")
+    assert command("health", "edge", "--addr", "8081").code == 2
+
+
+def test_its_help_looks_as_every_commands(command: Callable[..., Ended]) -> None:
+    for arguments in (("health", "--help"), ("health", "-h"), ("tunnels", "list", "--help"), ("edge", "--help")):
+        ended = command(*arguments)
+        assert ended.code == 0
+        assert ended.out.startswith(f"Usage: penstock {' '.join(arguments[:-1])} [OPTIONS]")
+        assert "\nOptions:\n" in ended.out
+    assert "--addr HOST:PORT" in command("health", "--help").out
+    wrong = command("health", "edge", "--wrong")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err.startswith("penstock: ")
+    assert "hint: " in wrong.err

@@ -14,8 +14,9 @@ from tests.support.provisioned import FAST, Side, side
 from penstock.client.control import ControlClient, Edition
 from penstock.control.auth.scopes import ORG_MANAGE_TUNNELS
 from penstock.control.service.bootstrap import create_api_key
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, IdentityError
 from penstock.protocol.token import parse_token
+from penstock.secret import Secret
 from penstock.setup.directory import Directory
 from penstock.setup.keys import KeyType
 from penstock.setup.progress import Progress
@@ -77,7 +78,18 @@ async def test_the_published_defaults_are_an_rsa_key_of_4096_bits_for_90_days(si
 
 
 async def test_a_dry_run_tells_and_touches_nothing(side: Side) -> None:
-    assert await side.init(is_dry=True) == ["create a tunnel"]
+    changes = await side.init(is_dry=True)
+    assert [change.partition(" ")[0] for change in changes] == [
+        "create",
+        "write",
+        "make",
+        "register",
+        "issue",
+        "fetch",
+        "write",
+    ]
+    assert any(f"dir:{side.folder} can be written" in told for told in side.told)
+    assert any("the credential may manage tunnels" in told for told in side.told)
     assert await side.tunnels() == []
     assert not side.folder.exists()
     await side.init(replace(FAST, token_version="1"))
@@ -85,6 +97,17 @@ async def test_a_dry_run_tells_and_touches_nothing(side: Side) -> None:
     changes = await side.init(replace(FAST, token_version="2"), is_dry=True)
     assert changes == ["rotate the agent's token: version 1 becomes 2"]
     assert side.entries() == before
+
+
+async def test_a_dry_run_fails_where_the_real_one_would(side: Side) -> None:
+    side.folder.write_text("no folder")
+    with pytest.raises(ConfigError, match="not a directory"):
+        await side.init(is_dry=True)
+    side.folder.unlink()
+    wrong = replace(side, key=Secret("pst-tunnels-wrong"))
+    with pytest.raises(IdentityError, match="not accepted"):
+        await wrong.init(is_dry=True)
+    assert not side.folder.exists()
 
 
 async def test_a_tunnel_that_is_given_is_used_and_none_is_made(side: Side) -> None:

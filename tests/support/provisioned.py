@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.support.control import Api
 
+    from penstock.secret import Secret
+
 FAST = Wanted(key_type=KeyType.ECDSA)
 """RSA-4096 takes half a second."""
 
@@ -35,10 +37,12 @@ class Side:
     api: Api
     folder: Path
     told: list[str] = field(default_factory=list)
+    key: Secret | None = None
+    """A credential in place of the first Tunnels API key."""
 
     @asynccontextmanager
     async def platform(self) -> AsyncGenerator[ControlClient]:
-        async with ControlClient(self.api.control.url, self.api.initial.tunnels_key) as client:
+        async with ControlClient(self.api.control.url, self.key or self.api.initial.tunnels_key) as client:
             yield client
 
     async def init(self, wanted: Wanted = FAST, *, is_dry: bool = False) -> list[str]:

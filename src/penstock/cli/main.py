@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: Sequence[str]) -> None:
-    if given[:1] == ["health"]:
+    if given[:1] == ["health"] and not {"--help", "-h"} & set(given):
         from penstock.cli import probe  # noqa: PLC0415 - by itself, for engines run it every few seconds
 
         probe.main(given[1:])

@@ -23,6 +23,7 @@ from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NoReturn
 
 _TIMEOUT: Final = 3.0  # seconds; a role that takes longer is not well
 _ANSWER_LIMIT: Final = 4096  # bytes; ours are under 300
@@ -32,19 +33,24 @@ _NAMES: Final = ", ".join(admin.ADDRESSES)
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command. Raises PenstockError for a role that is not ready."""
-    parser = argparse.ArgumentParser(
-        "penstock health",
-        description=f"Ask a role ({_NAMES}) on this machine whether it is ready; exit 0 if so, 1 if not, 2 for wrong settings.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("role", nargs="?", help="In a container, what it runs.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="The role's settings, YAML.")
-    parser.add_argument("--live", action="store_true", help="Only whether it answers at all.")
+    parser = _Parser(allow_abbrev=False, add_help=False)  # help is `health`'s, in the look of every command's
+    parser.add_argument("role", nargs="?")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--addr")
+    parser.add_argument("--live", action="store_true")
     given = parser.parse_args(arguments)
-    role, flags = (given.role, {}) if given.role is not None else _of_container()
-    if role not in admin.ADDRESSES:
+    role, flags = (given.role, {}) if given.role is not None or given.addr is not None else _of_container()
+    if role is not None and role not in admin.ADDRESSES:
         raise ConfigError(f"{role!r} has no admin port", hint=f"one of {_NAMES}")
-    _ask(role, _address(role, given.config, flags), "/healthz" if given.live else "/readyz")
+    address = _parsed("--addr", given.addr) if given.addr is not None else _address(str(role), given.config, flags)
+    _ask(role or "role", address, "/healthz" if given.live else "/readyz")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as the other commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, hint="`penstock health --help` shows what it takes")
 
 
 def _of_container() -> tuple[str, dict[str, str]]:
@@ -76,10 +82,14 @@ def _address(role: str, config: Path | None, flags: Mapping[str, str]) -> HostPo
         return admin.ADDRESSES[role]
     if settings[field] is None:
         raise ConfigError(f"{field} of the {role} is off", hint=f"set {field} to be able to ask it")
+    return _parsed(field, settings[field])
+
+
+def _parsed(named: str, value: object) -> HostPort:
     try:
-        return HostPort.of(settings[field])
+        return HostPort.of(value)
     except ValueError as exc:
-        raise ConfigError(f"{field}: {exc}") from None
+        raise ConfigError(f"{named}: {exc}", hint=f"for example {admin.PROXY}") from None
 
 
 def _ask(role: str, address: HostPort, path: str) -> None:
@@ -90,7 +100,7 @@ def _ask(role: str, address: HostPort, path: str) -> None:
         raise PenstockError(
             f"the {'control plane' if role == 'control' else role} does not answer at {address}",
             detail=str(exc) or type(exc).__name__,
-            hint="it is starting, or is not running",
+            hint="it is starting, or is not running, or its admin port is elsewhere: give --config FILE or --addr HOST:PORT",
         ) from exc
     head, _, body = answer.partition("\r\n\r\n")
     protocol, _, status = head.partition(" ")

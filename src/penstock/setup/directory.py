@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
 _LOCK: Final = ".setup.lock"
+_ANOTHER: Final = "choose a directory you can write with --output, or give this one to its user"
 _PATIENCE: Final = 60.0  # seconds; a run takes a few, RSA-4096 included
 _LOOK_EVERY: Final = 0.1
 _UNFINISHED: Final = tuple(f".{name}-" for name in material.ALL)  # how `config.files` names what it is still writing
@@ -39,7 +40,7 @@ class Directory:
     @contextlib.asynccontextmanager
     async def exclusively(self) -> AsyncGenerator[None]:
         """As `Output`; a lock that ends with its process, so that a killed run leaves none behind."""
-        private_folder(self.folder, hint="choose a directory you can write with --output, or give this one to its user")
+        private_folder(self.folder, hint=_ANOTHER)
         lock = self.folder / _LOCK
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,6 +61,19 @@ class Directory:
         """As `Output`."""
         found = {name: read_file(self.folder / name) for name in material.ALL}
         return {name: text for name, text in found.items() if text is not None}
+
+    async def check_writable(self) -> None:
+        """As `Output`: of a folder that is not there yet, whether it could be made."""
+        there = self.folder
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if not there.is_dir():
+            raise ConfigError(f"cannot write to {self.folder}: {there} is not a folder", hint=_ANOTHER)
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"cannot write to {self.folder}: {there} may not be written by this user", hint=_ANOTHER)
+        for name in material.ALL:
+            if (self.folder / name).is_dir():
+                raise ConfigError(f"cannot write to {self.folder / name}: it is a folder", hint=_ANOTHER)
 
     async def store(self, changes: Mapping[str, str | None]) -> None:
         """As `Output`."""

@@ -32,6 +32,10 @@ class Output(Protocol):
         """Everything there is; empty before the first run."""
         ...
 
+    async def check_writable(self) -> None:
+        """Raises what `store` would for want of a right; changes nothing."""
+        ...
+
     async def store(self, changes: Mapping[str, str | None]) -> None:
         """Write these entries, in this order, durably; None removes one. Whoever reads meanwhile sees each old or new."""
         ...

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock.client.control import ControlClient, NotAPlatformError, NotFoundError
+from penstock.config.types import format_duration
 from penstock.errors import ConfigError, IdentityError
 from penstock.protocol.token import parse_token
 from penstock.setup import keys, material
@@ -72,9 +73,12 @@ class _Provisioning:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     async def run(self) -> Provisioned | None:
+        if self.progress.is_dry:
+            await self._look_ahead()
         await self._forget_another_tunnel()
         tunnel = await self._tunnel()
         if tunnel is None:
+            self._tell_the_rest()
             return None
         authority = await self._authority(tunnel.domain)
         await register(self.platform, tunnel.id, authority, self.progress)
@@ -82,6 +86,29 @@ class _Provisioning:
         await self._token(tunnel)
         await self._of_this_platform()
         return Provisioned(tunnel.id, tunnel.domain)
+
+    # --- a dry run --------------------------------------------------------------------------------------------------
+
+    async def _look_ahead(self) -> None:
+        """What would end a real run at its first step: asked for, and nothing changed by asking."""
+        await self.output.check_writable()
+        self.progress.kept(f"{self.output} can be written")
+        async for _ in self.platform.tunnels():
+            break
+        self.progress.kept(f"{self.platform.base_url} answers, and the credential may manage tunnels")
+
+    def _tell_the_rest(self) -> None:
+        """The steps behind a tunnel that is still to be made, as far as they are known."""
+        self.progress.would("write the tunnel's id and domain")
+        if keys.stored_authority(self.entries) is None:
+            self.progress.would("make a CA (P-256, 5 years)")
+        self.progress.would("register the CA on the new tunnel")
+        life = format_duration(self.wanted.duration.total_seconds())
+        kind = (self.wanted.key_type or KeyType.RSA).value
+        self.progress.would(f"issue a server certificate for *.<the tunnel's domain> ({kind}, {life})")
+        self.progress.would("fetch the agent's token")
+        kept = [material.PLATFORM_CA] if self.wanted.platform_ca is not None else []
+        self.progress.would(f"write {', '.join([*kept, material.CALLERS_CA])}, and the edges where the token names some")
 
     async def _store(self, changes: Mapping[str, str | None]) -> None:
         await self.output.store(changes)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from penstock.errors import ConfigError, IdentityError, PenstockError, UnavailableError
 from penstock.setup import material
+from penstock.setup.cluster import Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from penstock.setup.cluster import Answer, Cluster
+    from penstock.setup.cluster import Cluster
 
 _KIND: Final = {"apiVersion": "v1", "kind": "Secret", "type": "Opaque"}
 _ACCOUNT: Final = re.compile(r"system:serviceaccount:([a-z0-9.-]+:[a-z0-9.-]+)")  # as the API server's refusal names it
@@ -50,6 +51,14 @@ class KubernetesSecret:
         else:
             raise await self._refusal("read", answer)
         return dict(self._entries)
+
+    async def check_writable(self) -> None:
+        """As `Output`; after `load`."""
+        verbs: list[tuple[str, str | None]] = [("patch", self.name)]
+        if self._version is None:
+            verbs.append(("create", None))
+        if not all([await self._cluster.may(verb, name) for verb, name in verbs]):
+            raise await self._refusal("write", Answer(403, {"message": "says its access review"}))
 
     async def store(self, changes: Mapping[str, str | None]) -> None:
         """As `Output`. Raises UnavailableError when somebody else has written since `load`."""
