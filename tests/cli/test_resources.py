@@ -290,7 +290,11 @@ def test_the_audit_log_is_listed_and_exported_from_the_platform(
 def test_who_one_is_is_shown(sign_in: Callable[[str], Signed], platform: tuple[str, Initial]) -> None:
     me = sign_in("admin").json("whoami")
     assert (me["type"], me["workspace_id"]) == ("user", platform[1].workspace_id)
-    assert "org:admin" in sign_in("admin").ok("whoami").out
+    shown = sign_in("admin").ok("whoami").out
+    assert "org:admin" in shown
+    for line in (f"platform         {platform[0]}", "credential       session of admin@localhost", "kind             user"):
+        assert line in shown
+    assert me["expires_at"]
     assert sign_in("operator").json("whoami")["type"] == "operator"
 
 

@@ -26,6 +26,28 @@ class Example(RoleConfig):
     flag: bool = False
 
 
+def test_what_is_wrong_is_said_in_words_and_not_in_patterns_and_types(tmp_path: Path) -> None:
+    from penstock.control.config import ControlConfig  # noqa: PLC0415 - the one with patterns
+
+    file = tmp_path / "control.yaml"
+    file.write_text(
+        "data_dir: x\npublic_url: ftp://x/y\ntunnel_domain: Not!\ntls: 7\nlog_level: loud\nlimits: {requests: many}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(ControlConfig, role="control", file=file)
+    said = caught.value.public
+    for words in (
+        "public_url: must be a URL without a path, like https://penstock.example.com",
+        "tunnel_domain: must be a domain in lower case",
+        "tls: must be a mapping",
+        "log_level: must be 'debug', 'info', 'warn' or 'error'",
+        "limits.requests: must be a whole number",
+    ):
+        assert words in said
+    for word in ("[", "^", "Input", "String", "dictionary", "TlsFiles"):
+        assert word not in said.replace(str(tmp_path), "")
+
+
 def test_flags_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text('listen_addr: ":1"\nshutdown_timeout: 1s\ninner: {mode: file}\n')

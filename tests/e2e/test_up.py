@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.command import SECONDS, Standing, environment, run, standing
+from tests.support.command import PENSTOCK, SECONDS, Standing, environment, run, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,10 +62,18 @@ def test_another_process_calls_through_it_with_the_profile(up: Standing, folder:
 
 
 @pytest.mark.e2e
+def test_without_a_loopback_it_says_so_at_once(tmp_path: Path) -> None:
+    alone = run("--map-root-user", "--net", PENSTOCK, "up", "--once", folder=tmp_path, command="unshare")
+    assert alone.returncode == 1
+    assert "penstock: this machine does not reach itself at 127.0.0.1" in alone.stderr
+    assert "hint: raise loopback" in alone.stderr
+
+
+@pytest.mark.e2e
 def test_a_process_elsewhere_needs_to_be_told(up: Standing, folder: Path, tmp_path: Path) -> None:
     nothing = run("call", url_in(up.said), "hello", "name=x", folder=tmp_path)
     assert nothing.returncode == 2
-    assert "hint: set PENSTOCK_API_URL" in nothing.stderr
+    assert "hint: run `penstock login`, or set PENSTOCK_API_URL" in nothing.stderr
     told = run("tools", url_in(up.said), folder=tmp_path, PENSTOCK_PROFILE=str(folder / ".penstock" / "profile.json"))
     assert (told.returncode, told.stdout) == (0, "hello\tGreet someone by name.\n")
 

@@ -35,6 +35,7 @@ from penstock.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 _HINT: Final = (
     "run `penstock login`, or set PENSTOCK_API_URL and PENSTOCK_API_KEY, or give --api-key-file, "
@@ -49,8 +50,8 @@ class Access:
 
     ca_file: the platform's CA where the system does not know it. pins: the folder where CAs of tunnels are remembered, for
     longer than the life of a transport. ca_pins: fingerprints of tunnels' CAs, believed alone. kept: the folder where a
-    command leaves its certificate to the next (`penstock.client.kept`). source: where the key is from,
-    in the words it is called by when it is refused. is_session: whether it is a person's, signed in.
+    command leaves its certificate to the next (`penstock.client.kept`). source: where the key is from, in the words it is
+    called by when it is refused. is_session: whether it is a person's, signed in. expires_at: until when, where that is known.
     """
 
     api_url: str
@@ -61,6 +62,7 @@ class Access:
     kept: Path | None = field(default=None, compare=False)
     source: str = field(default="API key", compare=False)
     is_session: bool = field(default=False, compare=False)
+    expires_at: datetime | None = field(default=None, compare=False)
 
 
 class _Profile(BaseModel):
@@ -142,7 +144,14 @@ def _session(variables: Mapping[str, str]) -> Access | None:
     if kept.is_over:
         when = kept.expires_at.astimezone().strftime("%Y-%m-%d %H:%M")
         raise IdentityError(f"the session at {kept.api_url} ended at {when}", hint="run `penstock login`")
-    return Access(kept.api_url, Secret(kept.session_token), kept.ca_file, source=f"session of {kept.email}", is_session=True)
+    return Access(
+        kept.api_url,
+        Secret(kept.session_token),
+        kept.ca_file,
+        source=f"session of {kept.email}",
+        is_session=True,
+        expires_at=kept.expires_at,
+    )
 
 
 def _sdk(variables: Mapping[str, str]) -> Access | None:

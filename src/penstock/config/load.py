@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from penstock.config.sources import gather, variables
+from penstock.config.types import FORMS
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def load(
     overruled = {name for name, value in (flags or {}).items() if value is not None}
     said = {path: name for path, name in variables(role, environment or {}).items() if ".".join(path) not in overruled}
     if file is not None:
-        return validate(model, values, source=str(file), said=said)
+        missing = (
+            f"set it in {file}, or in the environment as PENSTOCK_{role.upper()}_…; docs/configuration.md tells every setting"
+        )
+        return validate(model, values, source=str(file), missing=missing, said=said)
     missing = f"give --config FILE, or set PENSTOCK_{role.upper()}_…"
     return validate(model, values, source=f"{role} settings", missing=missing, said=said)
 
@@ -74,7 +78,7 @@ def validate(
             variable = (said or {}).get(tuple(str(step) for step in error["loc"]))
             is_from_environment |= variable is not None and error["type"] == "extra_forbidden"
             place = _path(error["loc"]) if variable is None else f"environment variable {variable}: "
-            lines.append(f"{place}{_sentence(error['type'], error['msg'])}")
+            lines.append(f"{place}{_sentence(error['type'], error['msg'], error.get('ctx', {}))}")
         text = "; ".join(lines)
         is_sourced = not all(line.startswith("environment variable ") for line in lines)
         hint = _SERVICE_LINKS if is_from_environment else _hint(exc, missing)
@@ -92,12 +96,37 @@ def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(name if name.isprintable() else ascii(name) for name in names) + ": " if names else ""
 
 
-def _sentence(kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "unknown setting"
-    if kind == "missing":
-        return "required"
-    return " ".join(message.removeprefix("Value error, ").split())
+def _sentence(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    """In words for whoever wrote the file: pydantic's speak of its own types, and show patterns."""
+    match kind:
+        case "extra_forbidden":
+            return "unknown setting"
+        case "missing":
+            return "required"
+        case "string_pattern_mismatch":
+            return FORMS.get(str(context.get("pattern")), message)
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return "must be a mapping of names to values"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "must be a whole number"
+        case "bool_type" | "bool_parsing":
+            return "must be true or false"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+        case "string_type":
+            return "must be text"
+        case "path_type":
+            return "must be the path of a file or folder"
+        case _:
+            return _plain(message)
+
+
+def _plain(message: str) -> str:
+    words = " ".join(message.removeprefix("Value error, ").split())
+    for theirs, ours in (("Input should", "must"), ("String should", "must"), ("Tuple should", "must")):
+        if words.startswith(theirs):
+            return ours + words.removeprefix(theirs)
+    return words
 
 
 def _hint(exc: ValidationError, missing: str | None) -> str | None:

@@ -16,6 +16,16 @@ from penstock.secret import Secret
 Level = Literal["debug", "info", "warn", "error"]
 """What is logged."""
 
+FORMS: Final[dict[str, str]] = {}
+"""Patterns of settings, and what to say where a text is not of that form: nobody should have to read the pattern."""
+
+
+def form(pattern: str, words: str) -> str:
+    """A pattern for a `Field`, and the words for it."""
+    FORMS[pattern] = words
+    return pattern
+
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

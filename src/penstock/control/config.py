@@ -12,12 +12,22 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from penstock.config import admin
 from penstock.config.load import RoleConfig, Section
-from penstock.config.types import ByteSize, Duration, HostPort, Level, Networks, SecretText
+from penstock.config.types import ByteSize, Duration, HostPort, Level, Networks, SecretText, form
 from penstock.secret import Secret  # noqa: TC001 - as above
 
 _DAY = 86_400.0
 _LEAST_MAC_KEY: Final = 16  # bytes; authorities give 32
-_DNS_NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$"
+_DNS_NAME: Final = form(
+    r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$",
+    "must be a DNS name in lower case, like api.example.com",
+)
+_DOMAIN: Final = form(
+    r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$",
+    "must be a domain in lower case, like tunnel.example.com: letters, digits, hyphens",
+)
+_HTTPS: Final = form(r"^https://", "must be a URL that begins with https://")
+_ORIGIN: Final = form(r"^https?://[^/?#\s]+$", "must be a URL without a path, like https://penstock.example.com")
+_MAIL: Final = form(r"^[^@\s,]+@[^@\s,]+$", "must be one mail address")
 
 
 class TlsFiles(Section):
@@ -54,9 +64,9 @@ class Acme(Section):
 
     agree_to_terms: Literal[True]
     """Must be true: you agree to the authority's terms of service. None issues otherwise."""
-    contact: str | None = Field(default=None, pattern=r"^[^@\s,]+@[^@\s,]+$", max_length=200)
+    contact: str | None = Field(default=None, pattern=_MAIL, max_length=200)
     """A mail address for the authority's notices."""
-    directory_url: str = Field(default="https://acme-v02.api.letsencrypt.org/directory", pattern=r"^https://", max_length=1000)
+    directory_url: str = Field(default="https://acme-v02.api.letsencrypt.org/directory", pattern=_HTTPS, max_length=1000)
     """The authority's directory; Let's Encrypt where nothing is said. Try changes out with its staging directory."""
     external_account: ExternalAccount | None = None
     """For an authority that asks for an external account binding."""
@@ -151,7 +161,7 @@ class Federation(Section):
 class Oidc(Section):
     """The company's identity provider, where people sign in. Its client there is a native one: redirects to loopback, PKCE."""
 
-    issuer_url: str = Field(pattern=r"^https://", max_length=1000)
+    issuer_url: str = Field(pattern=_HTTPS, max_length=1000)
     """The provider's issuer, as its discovery document spells it."""
     client_id: str = Field(min_length=1, max_length=300)
     """This platform's client at the provider."""
@@ -175,7 +185,7 @@ class ControlConfig(RoleConfig):
     """Where the API listens. Loopback by default, for without `tls` keys would cross the network in the clear."""
     admin_addr: HostPort | None = admin.CONTROL
     """Where /healthz, /readyz and /metrics listen; null turns the admin port off."""
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#\s]+$", max_length=300)
+    public_url: str | None = Field(default=None, pattern=_ORIGIN, max_length=300)
     """The API's own URL as clients dial it, without a path: what assertions are made out to (`aud`). `http://` and
     `listen_addr` where it is not given, which only a machine of one's own can use."""
     tls: TlsFiles | None = None
@@ -191,9 +201,7 @@ class ControlConfig(RoleConfig):
     shutdown_timeout: Duration = 10.0
     """How long requests in flight may take to finish when the process stops."""
 
-    tunnel_domain: str = Field(
-        default="tunnel.penstock.internal", pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$", max_length=200
-    )
+    tunnel_domain: str = Field(default="tunnel.penstock.internal", pattern=_DOMAIN, max_length=200)
     """What tunnel domains end in: a tunnel gets eight random letters and digits before it. Nobody has to resolve it."""
     master_key_file: Path | None = None
     """File of the master key that seals secrets in the database; `<data_dir>/master.key` by default. Back both up, apart."""

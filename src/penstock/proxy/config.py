@@ -164,6 +164,9 @@ class ProxyConfig(RoleConfig):
     def _has_domain(self) -> ProxyConfig:
         bare = [name for name in self.routes if "." not in name]
         if bare and not self.tunnel_domain:
-            msg = f"tunnel_domain is required: route {bare[0]} is a bare subdomain"
+            msg = (
+                f"tunnel_domain is required: route {bare[0]} is a bare subdomain (set it in the file, give --tunnel-domain, "
+                "or write the route's full host name; `penstock setup init` keeps it in tunnel-domain)"
+            )
             raise ValueError(msg)
         return self

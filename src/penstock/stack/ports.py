@@ -10,12 +10,13 @@ import socket
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from penstock.config.types import HostPort
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _P = TypeVar("_P")
+_LOOPBACK_SECONDS: Final = 2.0  # it takes microseconds, or a packet filter swallows it
 _POOL: Final = range(20_000, 32_768)  # below what Linux (32768) and macOS (49152) give to whoever names no port
 ROLES: Final = {
     "control": "the control plane's API",
@@ -50,6 +51,19 @@ def check_free(ports: object, command: str) -> None:
                 f"port {address.port} for {ROLES[name]} {reason}",
                 hint=f"stop what has it (another `penstock {command}`?), or add --free-ports"
                 + (' (with make: make up ARGS="--free-ports")' if command == "up" else ""),
+            ) from exc
+
+
+def check_loopback() -> None:
+    """Whether this machine reaches itself: in a network namespace of its own loopback is down until somebody raises it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        try:
+            socket.create_connection(listener.getsockname(), _LOOPBACK_SECONDS).close()
+        except OSError as exc:
+            raise UnavailableError(
+                "this machine does not reach itself at 127.0.0.1, where the parts speak to each other",
+                detail=str(exc),
+                hint="raise loopback: ip link set lo up; a sandbox or `unshare -n` begins without it",
             ) from exc
 
 

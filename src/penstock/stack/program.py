@@ -24,7 +24,7 @@ from penstock.setup.provision import CERTIFICATE_LIFE, Wanted, provision
 from penstock.setup.renewal import renew
 from penstock.stack import private_side, proof
 from penstock.stack.lock import only_one
-from penstock.stack.ports import Ports, check_free
+from penstock.stack.ports import Ports, check_free, check_loopback
 from penstock.stack.routes import check_reachable, is_loopback, loopback_networks
 from penstock.telemetry.log import get_logger
 
@@ -106,6 +106,7 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Running]:
     platform_ca = read_authorities(options.ca_file, "--api-ca-file") if options.ca_file else None
     with only_one(options.folder, "stack"):
         check_free(options.ports, "stack")
+        check_loopback()
         for route in options.routes:
             await check_reachable(route)
         domain, workspace_id = await _set_up(options, screen, platform_ca)

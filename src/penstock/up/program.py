@@ -20,6 +20,7 @@ from penstock.net.tasks import Tasks
 from penstock.secret import Secret
 from penstock.stack import private_side, proof
 from penstock.stack.lock import only_one
+from penstock.stack.ports import check_loopback
 from penstock.stack.routes import check_reachable, is_loopback
 from penstock.up import roles, stack
 from penstock.up.options import SAMPLE_ROUTE
@@ -42,6 +43,7 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Up]:
     private_folder(options.folder, hint="choose a folder you can write with --dir")
     with only_one(options.folder, "up"):
         check_free(options.ports)
+        check_loopback()
         for route in options.routes:
             await check_reachable(route, options.allowed)
         async with contextlib.AsyncExitStack() as started:

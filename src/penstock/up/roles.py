@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.config.load import validate
 from penstock.control.config import ControlConfig
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from penstock.proxy.config import ProxyConfig
     from penstock.up.options import Options
     from penstock.up.stack import Stack
+
+
+_START_SECONDS: Final = 15.0  # control is in this process and was just started: an edge alone gives it a minute
 
 
 def control(options: Options) -> ControlConfig:
@@ -44,6 +47,7 @@ def edge(options: Options, control_url: str, enrolment_token_file: Path) -> Edge
             "callers_addr": options.ports.callers,
             "agents_addr": options.ports.agents,
             "admin_addr": options.ports.edge_admin,
+            "start_timeout": _START_SECONDS,
         },
         source="up",
     )

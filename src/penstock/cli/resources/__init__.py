@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from penstock.cli.resources import build
+from penstock.cli.resources import build, whoami
 from penstock.cli.resources.audit import AUDIT
 from penstock.cli.resources.callers import CALLERS
 from penstock.cli.resources.federation import FEDERATION, SERVICE_ACCOUNTS
 from penstock.cli.resources.organization import API_KEYS, TUNNELS_KEYS, USERS, WORKSPACES
 from penstock.cli.resources.platform import EDGES, ORGANIZATIONS
-from penstock.cli.resources.table import Command
 from penstock.cli.resources.tunnels import LINKS, TUNNELS
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ RESOURCES: Final[tuple[Resource, ...]] = (
 )
 
 
-WHO_AM_I: Final = Command("whoami", "GET", "/penstock/v1/me", "Show whose credential is used, where it acts and what it opens.")
-
-
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    build.add_commands(app, (WHO_AM_I,))
+    whoami.add_to(app)
     build.add_to(app, RESOURCES)

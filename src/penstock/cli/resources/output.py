@@ -56,7 +56,8 @@ def check_secret_file(file: Path) -> None:
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
     """Rows under their headings, two spaces between columns."""
-    heads = [name.rpartition(".")[2].upper() if name.count(".") else name.upper() for name in columns]
+    last = [name.rpartition(".")[2] for name in columns]
+    heads = [(end if last.count(end) == 1 else name.replace(".", "_")).upper() for name, end in zip(columns, last, strict=True)]
     cells = [heads, *([_cell(_at(row, name)) for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
