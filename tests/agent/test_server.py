@@ -430,11 +430,13 @@ async def test_without_a_local_target_the_published_text_is_answered(site: Site)
 
 async def test_a_target_that_takes_no_upgrade_is_quoted(site: Site) -> None:
     async def deny(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(asyncio.IncompleteReadError):  # whoever only looks whether somebody listens
+            await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 6\r\nX-Said: by the target\r\n\r\nno way")
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
 
     server = await asyncio.start_server(deny, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

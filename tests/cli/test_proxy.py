@@ -63,6 +63,16 @@ def test_the_effective_settings_are_printed_under_every_spelling(
     assert (settings["shutdown_timeout"], settings["limits"]["idle_timeout"]) == ("30s", "5m")
 
 
+def test_a_certificate_that_does_not_name_the_tunnels_domain_is_warned_of_beside_the_settings(
+    command: Callable[..., Ended], file: Path
+) -> None:
+    ended = command("proxy", "-config", str(file), "-check-config", "-tunnel-domain", "other.example.com")
+    assert (ended.code, yaml.safe_load(ended.out)["tunnel_domain"]) == (0, "other.example.com")
+    assert "certificate does not name what routes are for" in ended.err
+    assert "echo.other.example.com" in ended.err
+    assert "renew-cert" in ended.err
+
+
 def test_what_is_printed_is_a_file_that_says_the_same(command: Callable[..., Ended], file: Path, tmp_path: Path) -> None:
     first = command("proxy", "--config", str(file), "--check-config", "-tunnel-domain", "other.example.com")
     assert yaml.safe_load(first.out)["tunnel_domain"] == "other.example.com"

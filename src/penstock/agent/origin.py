@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from penstock.agent.target import Target
 from penstock.config.address import is_loopback
 from penstock.errors import PenstockError, TunnelErrorCode, UnavailableError
 from penstock.net import relay
@@ -64,6 +65,11 @@ class Origin:
         self._live: set[LinkStream] = set()
         if self._place is None:
             log.warning(NO_INGRESS)  # once: callers see it as often as they ask
+
+    async def watch(self) -> None:
+        """Say when nothing listens on the local target, and when something does again; for ever, or until there is none."""
+        if self._place is not None:
+            await Target(*self._place, self._log).watch()
 
     @property
     def live(self) -> int:

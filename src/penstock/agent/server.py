@@ -125,6 +125,7 @@ class Agent:
         supervisor = self._supervise(plan, edges, most_links)
         self._running = _Running(token, trust, plan, supervisor, origin)
         supervisor.start()
+        self._tasks.spawn(origin.watch(), "local target")
         if config.token_file is not None:
             self._tasks.spawn(self._watch_token(), "token file")
 

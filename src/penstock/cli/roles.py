@@ -74,7 +74,7 @@ def _proxy(
     from penstock.cli.run import run_role  # noqa: PLC0415 - only when asked for
     from penstock.config.load import as_yaml, load  # noqa: PLC0415
     from penstock.proxy.reload import Source  # noqa: PLC0415
-    from penstock.telemetry.log import configure  # noqa: PLC0415
+    from penstock.telemetry.log import configure, get_logger  # noqa: PLC0415
 
     file = config or PROXY_CONFIG
     if config is None and not file.exists():
@@ -88,7 +88,8 @@ def _proxy(
 
     settings = read()
     if check_config:
-        check_files(settings)
+        configure(settings.log_level)
+        check_files(settings, get_logger("proxy"))
         print(as_yaml(settings), end="")  # noqa: T201 - data on stdout
         return
     configure(settings.log_level)

@@ -16,6 +16,8 @@ from penstock.proxy.callers import Callers
 from penstock.proxy.guard import Guard, Resolver
 from penstock.proxy.routes import RouteTable
 from penstock.tls import certs, contexts
+from penstock.tls.names import dns_names
+from penstock.tls.rules import covers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,6 +139,13 @@ class Live:
         if identity.expires_at <= datetime.now(UTC):
             raise ConfigError("the new certificate has expired", detail=f"at {identity.expires_at.isoformat()}")
         return replace(self, identity=identity)
+
+    def unnamed(self) -> list[str]:
+        """Hosts that routes are for and the certificate does not name: every caller refuses it there."""
+        names = dns_names(certs.load_certificate(self.identity.pair.certificate_pem))
+        domain = self.config.tunnel_domain
+        hosts = [name if "." in name else f"{name}.{domain}" for name in self.config.routes]
+        return sorted(host for host in hosts if not any(covers(name, host) for name in names))
 
     def changes_from(self, before: Live) -> list[str]:
         """What is different, a line a setting: `routes.echo.url: http://a:1 → http://b:2`."""

@@ -28,6 +28,8 @@ from penstock.telemetry.metrics import metrics_page, new_registry
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from structlog.typing import FilteringBoundLogger
+
     from penstock.errors import PenstockError
     from penstock.proxy.config import ProxyConfig
     from penstock.proxy.guard import LookUp
@@ -44,9 +46,19 @@ def time_for_calls(shutdown_timeout: float) -> float:
     return max(shutdown_timeout - 1.0, shutdown_timeout / 2)
 
 
-def check_files(config: ProxyConfig) -> None:
+def check_files(config: ProxyConfig, log: FilteringBoundLogger) -> None:
     """Read what the settings name, as a start would; ConfigError in the same words."""
-    Live.load(config, system_lookup)
+    _warn_of_names(Live.load(config, system_lookup), log)
+
+
+def _warn_of_names(live: Live, log: FilteringBoundLogger) -> None:
+    if hosts := live.unnamed():
+        log.warning(
+            "certificate does not name what routes are for",
+            hosts=hosts,
+            file=str(live.config.tls.cert_file),
+            hint="callers refuse it there: `penstock setup renew-cert` makes one for the tunnel; or set tunnel_domain right",
+        )
 
 
 class Proxy:
@@ -136,6 +148,8 @@ class Proxy:
             self._metrics.certificate_loaded(live.identity.expires_at.timestamp())
             self._metrics.reloaded("certificate", is_taken=True)
             self._log.info("certificate reloaded", certificate_expires=live.identity.expires_at.isoformat())
+        if live.unnamed() != before.unnamed():
+            _warn_of_names(live, self._log)
         if live.config is before.config:
             return
         self._config = live.config
@@ -255,6 +269,7 @@ class Proxy:
             self._log.warning(
                 "no trust anchor for https upstreams", hint="set upstream.tls.ca_file or upstream.tls.include_system_cas"
             )
+        _warn_of_names(self.live, self._log)
         if _is_world_readable(config.tls.key_file):
             self._log.warning("private key is readable by everybody", file=str(config.tls.key_file), hint="chmod 600")
 
