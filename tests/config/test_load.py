@@ -110,7 +110,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
         load(Example, role="demo", file=file)
 
 
-@pytest.mark.parametrize("text", ["{a: 1}: 2", "name: !!int x", "name: !!bool x", "name: !!float x"])
+@pytest.mark.parametrize("text", ["{a: 1}: 2", "name: !!int x", "name: !!int ''", "name: !!bool x", "name: !!float x"])
 def test_what_the_yaml_library_trips_over_is_one_line_too(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match="not valid YAML") as caught:

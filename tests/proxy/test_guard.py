@@ -95,7 +95,9 @@ def test_metadata_over_ipv6_is_refused_unless_it_is_named(address: str) -> None:
     assert guard("fd00:ec2::/64", "fe80::/64", "fd20:ce::254").is_allowed(ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::a9fe:a9fe", "64:ff9b::7f00:1"])
+@pytest.mark.parametrize(
+    "address", ["64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "2002:a9fe:a9fe::1", "::a9fe:a9fe", "64:ff9b::7f00:1"]
+)
 def test_ipv4_inside_ipv6_is_seen(address: str) -> None:
     assert not guard("::/0", "10.0.0.0/8").is_allowed(ip_address(address))
 

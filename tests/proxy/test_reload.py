@@ -14,12 +14,14 @@ from tests.proxy.rig import Link, Upstream, answering, get
 from tests.proxy.site import AUTHORITY, CALLERS, FAST, Site, reloading, site, write
 from tests.support import ca
 
+from penstock.proxy import reload
 from penstock.tls import certs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from penstock.proxy.config import ProxyConfig
     from penstock.tls.certs import KeyPair
 
 pytestmark = pytest.mark.anyio
@@ -333,3 +335,21 @@ async def test_settings_reload_while_the_key_is_away(tmp_path: Path) -> None:
         await s.until(lambda: s.events("config reloaded"))
         change(shutdown_timeout="3s")
         await s.until(lambda: len(s.events("config reloaded")) == 2)
+
+
+async def test_no_look_at_the_files_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that nobody foresaw costs a look: a certificate that comes later is taken."""
+    seen = reload._read_pair
+    faults = [RuntimeError("a fault of ours")]
+
+    def read(config: ProxyConfig) -> object:
+        if faults:
+            raise faults.pop()
+        return seen(config)
+
+    async with reloading(tmp_path) as (s, _):
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        monkeypatch.setattr(reload, "_read_pair", read)
+        await s.until(lambda: not faults)
+        put(tmp_path, ca.server(AUTHORITY))
+        await s.until(lambda: s.events("certificate reloaded"))

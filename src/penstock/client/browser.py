@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from penstock.errors import IdentityError, UnavailableError
 from penstock.schema.identities import OidcCode
+from penstock.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,7 @@ async def _answer(
         method, target, _ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ", 2)
         parts = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        is_ours = method == "GET" and parts.path == _PATH and secrets.compare_digest(query.get("state", ""), state)
+        is_ours = method == "GET" and parts.path == _PATH and Secret(query.get("state", "")) == Secret(state)
         body = (_DONE if "code" in query else _FAILED) if is_ours else ""
         writer.write(_response(200 if is_ours else 404, body))
         await writer.drain()

@@ -48,10 +48,13 @@ def write_file(file: Path, data: str | bytes, *, mode: int = 0o600, owner: tuple
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
                 stream.flush()
+                # The file and never its name: whoever owns the folder could put a link to another file in its place meanwhile,
+                # and root writes into other users' folders.
+                if os.name == "posix":
+                    os.fchmod(stream.fileno(), mode)
+                if owner is not None:
+                    os.fchown(stream.fileno(), *owner)
                 os.fsync(stream.fileno())
-            Path(temporary).chmod(mode)
-            if owner is not None:
-                os.chown(temporary, *owner)
             Path(temporary).replace(file)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -62,8 +62,8 @@ def variables(role: str, environment: Mapping[str, str]) -> dict[tuple[str, ...]
 def _parse(text: str, source: str) -> object:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        # PyYAML's constructors let through what `!!int x`, `!!bool x` or a mapping as a key make Python say.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+        # PyYAML's constructors let through what `!!int x`, `!!int ''`, `!!bool x` or a mapping as a key make Python say.
         raise ConfigError(f"{source}: not valid YAML: {_first_line(exc)}") from exc
 
 

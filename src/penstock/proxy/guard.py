@@ -36,7 +36,7 @@ _METADATA: Final[tuple[IPNetwork, ...]] = (
 )
 _NAMED_BY_PREFIX: Final = {4: 24, 6: 64}  # one subnet, in either family: nobody writes that by accident
 LISTS: Final = "list the network in the route's allowed_ips, or in upstream.allowed_ips"
-_NAT64: Final = IPv6Network("64:ff9b::/96")
+_NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))  # RFC 6052's and RFC 8215's prefix
 _ANSWERS_MOST: Final = 64  # a name with more addresses than this is no upstream
 _IPV4_BROADCAST: Final = IPv4Address("255.255.255.255")
 
@@ -90,7 +90,7 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if address in _NAT64 or (int(address) >> 32 == 0 and int(address) > 1):
+    if any(address in network for network in _NAT64) or (int(address) >> 32 == 0 and int(address) > 1):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 

@@ -128,7 +128,7 @@ class Proxy:
         if self._config.admin_addr is not None:
             await self._start_admin(self._config.admin_addr)
         self._reload = Reload(self, self._source, self._lookup)
-        self._tasks.spawn(self._reload.run(), "reload")
+        self._tasks.keep(self._reload.run, "reload")
         self._has_started = True
         self._log.info("proxy started", address=str(self.address), certificate_expires=live.identity.expires_at.isoformat())
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,12 +44,15 @@ class Directory:
         private_folder(self.folder, hint=_ANOTHER)
         lock = self.folder / _LOCK
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Not through a link: root gives it to the folder's user, who could have put there a way to any other file.
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             raise ConfigError(
                 f"open {lock}: {(exc.strerror or str(exc)).lower()}", hint="run as the user who owns it, or remove it"
             ) from exc
         try:
+            if not _is_own_file(descriptor):
+                raise ConfigError(f"{lock} is another file's name, too, or no file", hint="remove it")
             if (owner := _owner(self.folder)) is not None:
                 os.fchown(descriptor, *owner)  # root made it once; the directory's own user comes after
             await _lock(descriptor, self.folder)
@@ -94,6 +98,11 @@ class Directory:
         for left in self.folder.glob(".*-*"):
             if left.name.startswith(_UNFINISHED) and left.is_file():
                 left.unlink(missing_ok=True)
+
+
+def _is_own_file(descriptor: int) -> bool:
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 def _owner(file: Path) -> tuple[int, int] | None:

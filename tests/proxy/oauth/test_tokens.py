@@ -112,12 +112,20 @@ def encoded(part: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "published", [{"use": "enc"}, {"kty": "oct", "k": "c2VjcmV0"}, {"alg": "ES512"}, {"x": "AA"}, {"crv": "P-384"}]
+    "published",
+    [{"use": "enc"}, {"kty": "oct", "k": "c2VjcmV0"}, {"kty": []}, {"alg": "ES512"}, {"x": "AA"}, {"x": 5}, {"crv": "P-384"}],
 )
 def test_a_key_for_something_else_verifies_nothing(published: dict[str, Any]) -> None:
     key = Key(private=KEY.private, published=published)
     with pytest.raises(TokenError, match="no key"):
         verify(KEY.sign(good()), key)
+
+
+@pytest.mark.parametrize("published", [{"e": "Ag"}, {"e": "AA"}, {"n": 5}])
+def test_numbers_that_make_no_key_verify_nothing(published: dict[str, Any]) -> None:
+    key = rsa_key(2048)
+    with pytest.raises(TokenError, match="no key"):
+        verify(key.sign(good()), Key(private=key.private, kid=key.kid, algorithm=key.algorithm, published=published))
 
 
 def test_an_rsa_key_that_is_too_short_verifies_nothing() -> None:

@@ -38,7 +38,7 @@ class KeySet:
         listed = cast("dict[str, object]", document).get("keys") if isinstance(document, dict) else None
         keys = cast("list[object]", listed) if isinstance(listed, list) else []
         self._keys = [cast("dict[str, Any]", key) for key in keys if isinstance(key, dict)]
-        self._keys = [key for key in self._keys if key.get("use", "sig") == "sig" and key.get("kty") in {"RSA", "EC", "OKP"}]
+        self._keys = [key for key in self._keys if key.get("use", "sig") == "sig" and key.get("kty") in ("RSA", "EC", "OKP")]
         self._made: dict[tuple[str | None, str], jwt.PyJWK | None] = {}
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ class KeySet:
 def _make(fitting: Sequence[dict[str, Any]], algorithm: str) -> jwt.PyJWK | None:
     try:
         return jwt.PyJWK(fitting[0], algorithm)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):  # the last three: of numbers that make no key
         return None
 
 
