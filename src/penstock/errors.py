@@ -152,3 +152,13 @@ class TunnelError(PenstockError):
     def status(self) -> int:
         """The HTTP status to answer with."""
         return self.code.status
+
+
+def one_line(text: str) -> str:
+    """`text` as one line without control characters."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a peer wrote some of it, and a terminal obeys escape sequences."""
+    return "".join(character if character.isprintable() else "?" for character in text)

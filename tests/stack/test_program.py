@@ -160,3 +160,23 @@ async def federated(platform: World, idp: Idp) -> dict[str, str]:
         "ANTHROPIC_ORGANIZATION_ID": initial.organization_id,
         "ANTHROPIC_IDENTITY_TOKEN": idp.sign(),
     }
+
+
+async def test_a_look_at_the_certificate_that_fails_is_not_the_last_one(
+    platform: World, tmp_path: Path, upstream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = options(platform, tmp_path / "stack", upstream, API_TOKEN=platform.initial.tunnels_key.reveal())
+    monkeypatch.setattr(program, "_LOOK_EVERY", 0.05)
+    renewed, faults = program.renew, [OSError(24, "too many open files")]
+
+    async def renew(*arguments: Any, **named: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        looked.set()
+        return await renewed(*arguments, **named)
+
+    looked = asyncio.Event()
+    monkeypatch.setattr(program, "renew", renew)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    async with running(chosen, Screen()), asyncio.timeout(20):
+        await looked.wait()

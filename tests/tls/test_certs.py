@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,43 @@ def test_a_request_carries_its_key_and_nothing_else_is_believed() -> None:
 def test_a_request_over_the_limit_is_refused_although_its_beginning_is_good() -> None:
     with pytest.raises(IdentityError):
         certs.load_csr(certs.make_csr(certs.make_ec_key(), "x") + " " * 20_000)
+
+
+def _request_of_rsa(modulus: int, exponent: int) -> str:
+    """A request whose key was never made: nobody needs the private half to cost others the work of looking at it."""
+
+    def der(tag: int, body: bytes) -> bytes:
+        if len(body) < 128:
+            return bytes([tag, len(body)]) + body
+        length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+        return bytes([tag, 0x80 | len(length)]) + length + body
+
+    def number(value: int) -> bytes:
+        return der(2, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+    rsa_key, sha256 = (der(0x30, bytes.fromhex(f"06092a864886f70d0101{last}") + b"\x05\x00") for last in ("01", "0b"))
+    key = der(0x30, rsa_key + der(3, b"\0" + der(0x30, number(modulus) + number(exponent))))
+    told = der(0x30, number(0) + der(0x30, b"") + key + der(0xA0, b""))
+    signature = der(3, b"\0" + (modulus - 2).to_bytes(modulus.bit_length() // 8, "big"))
+    pem = ssl.DER_cert_to_PEM_cert(der(0x30, told + sha256 + signature))
+    return pem.replace("CERTIFICATE-", "CERTIFICATE REQUEST-")
+
+
+@pytest.mark.parametrize(
+    ("bits", "exponent"),
+    [(16_384, 65_537), (16_384, (1 << 64) - 1), (3072, (1 << 3071) - 1)],
+    ids=["large", "large and slow", "slow"],
+)
+def test_a_key_whose_signature_costs_milliseconds_is_refused_before_it_is_looked_at(bits: int, exponent: int) -> None:
+    request = _request_of_rsa((1 << (bits - 1)) | 1, exponent)
+
+    def took() -> float:
+        began = time.process_time()
+        with pytest.raises(IdentityError, match="too large"):
+            certs.load_csr(request)
+        return time.process_time() - began
+
+    assert min(took() for _ in range(3)) < 0.001
 
 
 # --- damaged input ----------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from tests.support.mcp_servers import Recorder, Stage, fastmcp_server, sdk_serve
 
 from penstock.client.control import ControlClient
 from penstock.config.files import read_file
+from penstock.control.service.bootstrap import initialize
 from penstock.errors import ConfigError, PenstockError, TunnelError
 from penstock.stack.routes import Route
 from penstock.tls import certs
-from penstock.up import stack
+from penstock.up import roles, stack
 from penstock.up.options import Options
 from penstock.up.ports import check_free, choose_free
 from penstock.up.program import running
@@ -156,3 +157,14 @@ async def test_stopping_while_links_still_register_takes_no_grace_period(tmp_pat
         async with running(Options(folder=tmp_path, ports=choose_free()), Screen()):
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 3
+
+
+@pytest.mark.parametrize("kept", [[], ["api-key"], ["api-key", "tunnels-key"]])
+async def test_a_first_run_that_was_killed_before_it_wrote_everything_down_is_taken_up(tmp_path: Path, kept: list[str]) -> None:
+    options = Options(folder=tmp_path, ports=choose_free())
+    initial = await initialize(roles.control(options))
+    for name, secret in (("api-key", initial.api_key), ("tunnels-key", initial.tunnels_key)):
+        if name in kept:
+            (tmp_path / name).write_text(secret.reveal())
+    async with running(options, Screen()) as up:
+        await up.prove(Screen())

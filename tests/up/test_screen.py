@@ -78,3 +78,12 @@ def test_what_a_server_answers_is_shown_as_it_is(capsys: pytest.CaptureFixture[s
         "  5.4 ms through edge, agent and proxy (and 82 ms to connect)\n"
         f"  {URL}\n"
     )
+
+
+def test_what_is_done_and_noted_is_no_markup_and_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().step("proxy     127.0.0.1:8080, my → http://[fd00::1]:9000")
+    Screen().note("the control plane cannot serve this now: [/oops] \x1b[31mred\nand more")
+    assert capsys.readouterr().err == (
+        "  proxy     127.0.0.1:8080, my → http://[fd00::1]:9000\n"
+        "! the control plane cannot serve this now: [/oops] ?[31mred?and more\n"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from penstock.errors import ConfigError, PenstockError, missing_libraries
+from penstock.errors import ConfigError, PenstockError, missing_libraries, one_line
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -51,8 +51,3 @@ def missing_extra(role: str, exc: ModuleNotFoundError) -> NoReturn:
         f"`penstock {role}` needs libraries that are not installed ({exc.name})",
         hint=missing_libraries(role),
     ) from exc
-
-
-def one_line(text: str) -> str:
-    """`text` as one line without control characters: a peer wrote some of it, and a terminal obeys escape sequences."""
-    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))

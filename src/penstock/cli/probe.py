@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from penstock.cli.arguments import ENTRY_POINT, PROXY_CONFIG, accept_published, of_container
-from penstock.cli.output import one_line, say
+from penstock.cli.output import say
 from penstock.config import admin
 from penstock.config.address import HostPort
 from penstock.config.sources import gather
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.output import data, missing_extra, one_line, talk
+from penstock.cli.output import data, missing_extra, talk
+from penstock.errors import one_line
 
 if TYPE_CHECKING:
     from penstock.control.config import ControlConfig
@@ -33,7 +34,8 @@ def _backup(file: Annotated[Path, typer.Argument(help="Where to; must not exist.
     from penstock.control.service import backup  # noqa: PLC0415 - only when asked for
 
     asyncio.run(backup.back_up(settings, file))
-    talk().print(f"copied to {one_line(str(file))}; back up {one_line(str(settings.key_file))} as well, and apart from it")
+    told = f"copied to {one_line(str(file))}; back up {one_line(str(settings.key_file))} as well, and apart from it"
+    talk().print(told, markup=False)
 
 
 def _after_restore(config: Config = None) -> None:

@@ -125,7 +125,7 @@ async def running(options: Options, screen: Screen) -> AsyncGenerator[Running]:
             )
             tasks = Tasks()
             started.push_async_callback(tasks.aclose)
-            tasks.spawn(_stay_young(options), "renewal")
+            tasks.keep(lambda: _stay_young(options), "renewal")
             yield Running(options, domain)
 
 

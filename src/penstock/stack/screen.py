@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
+
+from penstock.errors import printable
 
 if TYPE_CHECKING:
     from penstock.stack.proof import Proof
@@ -19,11 +22,11 @@ class Screen:
 
     def step(self, text: str) -> None:
         """One thing that is done."""
-        self.talk.print(f"[green]✓[/] {text}" if self.talk.is_terminal else f"  {text}")
+        self._say("✓" if self.talk.is_terminal else " ", "green", text)
 
     def note(self, text: str) -> None:
         """Something worth knowing."""
-        self.talk.print(f"[yellow]![/] {text}" if self.talk.is_terminal else f"! {text}")
+        self._say("!", "yellow", text)
 
     def proof(self, name: str, url: str, proof: Proof) -> None:
         """The answer that came through the tunnel."""
@@ -36,3 +39,7 @@ class Screen:
     def staying(self) -> None:
         """Nothing more to say until Ctrl-C."""
         self.talk.print("Up. Ctrl-C stops it.")
+
+    def _say(self, mark: str, colour: str, text: str) -> None:
+        # No markup in it, and nothing that a terminal obeys: it holds addresses in brackets, and what platforms answer.
+        self.talk.print(Text.assemble((mark, colour), f" {printable(text)}"))

@@ -42,6 +42,8 @@ as their parent, so every place that reads one catches all of them."""
 _SERIAL_BYTES: Final = 16  # RFC 5280 4.1.2.2 allows 20; 128 bits collide with nobody
 _CSR_LIMIT: Final = 16_384  # an RSA-4096 request is under 2 KiB; the rest is someone else's data
 _MIN_RSA: Final = 2048
+_MAX_RSA: Final = 8192  # twice the published setup's; the work grows with the square of it, and strangers choose it
+_MAX_EXPONENT: Final = 1 << 32  # all the world has 65537; OpenSSL takes one as long as the modulus below 3072 bits
 _CURVES: Final = {"secp256r1", "secp384r1", "secp521r1"}  # the published ">= P-256", and what TLS 1.3 can sign with
 
 
@@ -112,6 +114,13 @@ def is_strong_key(key: object) -> bool:
     if isinstance(key, rsa.RSAPublicKey):
         return key.key_size >= _MIN_RSA
     return isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
+
+
+def is_costly_key(key: object) -> bool:
+    """Whether a signature by it takes so much work to verify that a stranger's must not be."""
+    if not isinstance(key, rsa.RSAPublicKey):
+        return False
+    return key.key_size > _MAX_RSA or key.public_numbers().e > _MAX_EXPONENT
 
 
 def key_to_pem(key: PrivateKey) -> Secret:
@@ -289,12 +298,16 @@ def load_csr(pem: str) -> PublicKey:
     try:
         # The size first: a parser is not given megabytes by strangers.
         request = x509.load_pem_x509_csr(pem[: _CSR_LIMIT + 1].encode())
-        proven = len(pem) <= _CSR_LIMIT and request.is_signature_valid
         key = request.public_key()
+        proven = len(pem) <= _CSR_LIMIT and not is_costly_key(key) and request.is_signature_valid
     except UNREADABLE as exc:
         raise IdentityError(
             "the certificate request cannot be read", detail=str(exc), hint="send one PEM `CERTIFICATE REQUEST` (PKCS #10)"
         ) from exc
+    if is_costly_key(key):
+        raise IdentityError(
+            "the key in the certificate request is too large", hint="use ECDSA P-256, or RSA of 2048 to 8192 bits with 65537"
+        )
     if not proven:
         raise IdentityError(
             "the certificate request is not signed by its own key",

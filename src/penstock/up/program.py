@@ -12,8 +12,9 @@ from penstock.client.access import Access, write_profile
 from penstock.client.control import ControlClient
 from penstock.config.files import private_folder, read_file, write_file
 from penstock.config.types import HostPort
+from penstock.control.auth import scopes
 from penstock.control.server import Control
-from penstock.control.service.bootstrap import first_tunnels_key, initialize
+from penstock.control.service.bootstrap import InitializedError, create_enrolment_token, first_key, initialize
 from penstock.edge.server import Edge
 from penstock.errors import ConfigError, UnavailableError
 from penstock.net.tasks import Tasks
@@ -30,6 +31,7 @@ from penstock.up.sample import make_config
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from penstock.control.config import ControlConfig
     from penstock.up.options import Options
     from penstock.up.screen import Screen
 
@@ -102,22 +104,34 @@ async def _access(options: Options) -> tuple[Access, Access]:
     enrolment = folder / "enrolment-token"
     key, tunnels_key = read_file(folder / "api-key"), read_file(folder / "tunnels-key")
     if key is None or not enrolment.exists():
-        initial = await initialize(config)
-        key, tunnels_key = initial.api_key.reveal(), initial.tunnels_key.reveal()
-        write_file(folder / "api-key", key + "\n")
-        write_file(folder / "tunnels-key", tunnels_key + "\n")
-        write_file(enrolment, initial.enrolment_token.reveal() + "\n")
+        made = await _first_secrets(config)
+        key, tunnels_key = made[0].reveal(), made[1].reveal()
+        for name, secret in zip(("api-key", "tunnels-key", "enrolment-token"), made, strict=True):
+            write_file(folder / name, secret.reveal() + "\n")
     elif not (config.data_dir / _STORE).exists():
         raise ConfigError(
             f"{folder} is not whole: {config.data_dir / _STORE} is gone",
             hint="move the folder away and start again, or name another one with --dir",
         )
     elif tunnels_key is None:  # a folder of the time when one key did both
-        tunnels_key = (await first_tunnels_key(config)).reveal()
+        tunnels_key = (await first_key(config, scopes.MANAGE_TUNNELS)).reveal()
         write_file(folder / "tunnels-key", tunnels_key + "\n")
     access = Access(api_url, Secret(key.strip()))
     write_profile(folder / "profile.json", access)
     return access, Access(api_url, Secret(tunnels_key.strip()))
+
+
+async def _first_secrets(config: ControlConfig) -> tuple[Secret, Secret, Secret]:
+    """A key to call with, one to manage tunnels with, and an enrolment token."""
+    try:
+        initial = await initialize(config)
+    except InitializedError:  # by a run that was killed before it wrote them down; they are shown once, so others are made
+        return (
+            await first_key(config, scopes.DEVELOPER),
+            await first_key(config, scopes.MANAGE_TUNNELS),
+            await create_enrolment_token(config),
+        )
+    return initial.api_key, initial.tunnels_key, initial.enrolment_token
 
 
 async def _sample(started: contextlib.AsyncExitStack) -> str:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from penstock.cli.output import EXIT_FAILED, data, one_line, say, talk
+from penstock.cli.output import EXIT_FAILED, data, say, talk
 from penstock.cli.resources.options import ApiKeyFile, ApiUrl, CaFile, Options
 from penstock.cli.resources.table import Command, Flag, Kind, Resource
 from penstock.cli.store import settings_of
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from penstock.cli.late import late
-from penstock.cli.output import EXIT_FAILED, one_line, talk
+from penstock.cli.output import EXIT_FAILED, talk
 from penstock.cli.resources import options
 from penstock.cli.resources.table import Kind, ids_of
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

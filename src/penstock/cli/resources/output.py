@@ -10,9 +10,9 @@ import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from penstock.cli.output import one_line, say, talk
+from penstock.cli.output import say, talk
 from penstock.config.files import write_file
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, one_line
 from penstock.secret import Secret
 
 if TYPE_CHECKING:

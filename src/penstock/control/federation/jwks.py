@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from penstock.control.federation.denial import Denial
+from penstock.tls.certs import is_costly_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,6 +82,8 @@ def _public_key(key: Mapping[str, Any]) -> RSAPublicKey | EllipticCurvePublicKey
 
 
 def _weakness(public: RSAPublicKey | EllipticCurvePublicKey) -> str | None:
+    if is_costly_key(public):
+        return "it is so large that verifying would take too long"
     if isinstance(public, RSAPublicKey):
         return None if public.key_size >= _RSA_BITS else f"RSA of {public.key_size} bits is too weak; {_RSA_BITS} are needed"
     return None if public.curve.name in _CURVES.values() else f"curve {public.curve.name} is not P-256, P-384 or P-521"

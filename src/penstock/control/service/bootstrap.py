@@ -135,13 +135,13 @@ async def create_api_key(config: ControlConfig, workspace_id: str, name: str = "
         return ApiKey(row["id"], row["caller_id"], secret)
 
 
-async def first_tunnels_key(config: ControlConfig) -> Secret:
-    """A Tunnels API key of the oldest organization's default workspace, for a control plane of one person."""
+async def first_key(config: ControlConfig, scope: str) -> Secret:
+    """A key of the oldest organization's default workspace, for a control plane of one person."""
     async with open_core(config) as core, core.database.read() as connection:
         w = tables.workspaces
         query = select(w.c.id).where(w.c.is_default.is_(True)).order_by(w.c.created_at).limit(1)
         workspace_id = (await connection.execute(query)).scalar_one()
-    return (await create_api_key(config, workspace_id, "first", scope=scopes.MANAGE_TUNNELS)).secret
+    return (await create_api_key(config, workspace_id, "first", scope=scope)).secret
 
 
 async def revoke_api_key(config: ControlConfig, key_id: str) -> None:
