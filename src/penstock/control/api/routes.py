@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.routing import APIRoute
 from pydantic.warnings import UnsupportedFieldAttributeWarning
@@ -11,6 +12,9 @@ from starlette.routing import compile_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+# The document reads routes in a thread, and requests ask for the same ones meanwhile: none may be seen half made.
+_making: Final = threading.RLock()
 
 
 class LateRoute(APIRoute):
@@ -28,12 +32,15 @@ class LateRoute(APIRoute):
 
     def __getattr__(self, name: str) -> Any:
         """Only for what is not there yet."""
-        if "_told" not in self.__dict__:
-            raise AttributeError(name)
+        with _making:
+            if "_told" in self.__dict__:
+                self._make()
+        return object.__getattribute__(self, name)
+
+    def _make(self) -> None:
         super().__init__(self.path, self.endpoint, methods=self.methods, **self.__dict__.pop("_told"))
         if self.body_field is not None:
             with warnings.catch_warnings():
                 # FastAPI gives a body an alias that pydantic has no use for, and hides what it says of that only above.
                 warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
                 self.body_field.validate(None)  # so that its validator is built here
-        return getattr(self, name)
