@@ -156,7 +156,8 @@ _ENDING: Final = ("/archive", "/suspend", "/logout")  # done last, so that the r
 
 def operations(place: Served, *, mode: Literal["positive", "negative"]) -> list[Any]:
     """What the document says there is. `mode`: whether requests are to be as it says, or not."""
-    document = place.http.get(f"{place.url}/openapi.json").raise_for_status().json()
+    # Made when it is first asked for: half a second of a quiet machine.
+    document = place.http.get(f"{place.url}/openapi.json", timeout=60).raise_for_status().json()
     # The credential is ours: what happens without one has tests of its own.
     config = {"generation": {"mode": mode, "with-security-parameters": False}}
     schema = schemathesis.openapi.from_dict(document, config=schemathesis.Config.from_dict(config))
