@@ -147,7 +147,7 @@ async def test_what_an_evicted_edge_passed_on_is_cut_and_what_came_directly_is_n
 
 async def test_edges_that_say_nothing_take_no_longer_together_than_one_may(site: Site) -> None:
     limits = {**QUICK, "open_seconds": 0.4}
-    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(5):
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(30):  # to start five edges, on a busy machine
         other = await stack.enter_async_context(site.edge("edge-9", limits=limits))
         silent = [await stack.enter_async_context(site.edge(f"edge-{n}", limits=QUICK)) for n in range(1, 5)]
         for edge in silent:  # each holds a link that never answers
