@@ -10,7 +10,7 @@ from typer.main import get_command
 import penstock
 from penstock.cli import commands
 from penstock.cli.arguments import accept_go_flags
-from penstock.cli.output import one_line, report
+from penstock.cli.output import data, one_line, report, talk
 from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ def test_a_wrong_setting_exits_2_and_everything_else_1(error: PenstockError, cod
 def test_an_error_is_one_line_its_reason_and_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
     report(PenstockError("first\nsecond", detail="a\r\nb", hint="try\tthis"))
     assert capsys.readouterr().err == "penstock: first second\n  because: a b\n  hint: try this\n"
+
+
+def test_a_path_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    talk().print("dir:x: done", markup=False)
+    data().print("dir:x: done", markup=False)
+    assert capsys.readouterr() == ("dir:x: done\n", "dir:x: done\n")
 
 
 def test_nothing_a_peer_wrote_can_steer_the_terminal() -> None:

@@ -13,7 +13,7 @@ from tests.support.recording import Recorder
 from penstock.net import relay
 from penstock.net.dial import dial_tcp
 from penstock.net.listen import listen_tcp
-from penstock.net.sockets import READ_MOST, UNSENT_MOST
+from penstock.net.sockets import READ_MOST, UNSENT_MOST, peer_of
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest, request_upgrade
 from penstock.protocol.http2 import Settings
 
@@ -116,3 +116,22 @@ def turns_of(turns: Turns) -> object:
             turns.note(bytes(amount))
 
     return Counting()
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_is_gone_has_nobody_at_its_other_end_and_can_be_asked() -> None:
+    gone = asyncio.get_running_loop().create_future()
+
+    class Ends(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            gone.set_result(exc)
+
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    transport, _ = await asyncio.get_running_loop().create_connection(Ends, *address)
+    assert peer_of(transport) == address
+    transport.abort()
+    await gone
+    await asyncio.sleep(0)
+    assert peer_of(transport) in (None, address)  # asyncio remembers, uvloop asks the socket, and raised
+    server.close()

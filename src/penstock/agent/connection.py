@@ -13,6 +13,7 @@ from penstock.config.address import is_loopback
 from penstock.errors import IdentityError, PenstockError, UnavailableError
 from penstock.net.dial import handshake
 from penstock.net.link import Link, LinkLimits, LinkStream
+from penstock.net.sockets import peer_of
 from penstock.net.streams import ByteStream
 from penstock.protocol import metadata
 from penstock.protocol.errors import RemoteProtocolError
@@ -107,7 +108,7 @@ class EdgeConnection:
         """Dial and register. UnavailableError or IdentityError when that fails; RegistrationRefusedError by the edge's word."""
         limits = self._plan.limits
         transport = await self._dial(limits.dial_seconds)
-        peer: tuple[str, int] | None = transport.get_extra_info("peername")
+        peer = peer_of(transport)
         self.is_local = peer is not None and is_loopback(peer[0]) and self._plan.reach.is_direct(self._edge)
         transport.set_protocol(self._link)
         self._link.connection_made(transport)

@@ -20,14 +20,14 @@ def talk() -> Console:
     """What a person reads: stderr."""
     from rich.console import Console  # noqa: PLC0415 - 30 ms that no role needs
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)  # a path may hold `:x:`
 
 
 def data() -> Console:
     """What a program may read: stdout."""
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str) -> None:

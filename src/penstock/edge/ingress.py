@@ -19,6 +19,7 @@ from penstock.edge.peers import read_told
 from penstock.edge.quotas import Quotas, Seat
 from penstock.errors import TunnelError, TunnelErrorCode
 from penstock.net.closing import close_gently
+from penstock.net.sockets import peer_of
 from penstock.net.transports import cut
 from penstock.net.upgrade import UpgradeListener, UpgradeRequest
 from penstock.protocol import events
@@ -275,7 +276,7 @@ class Ingress:
             return by_edge(request, serial, self._feed.directory, self._callers_ca())
 
     def _check_source(self, request: UpgradeRequest) -> None:
-        peer = request.transport.get_extra_info("peername")
+        peer = peer_of(request.transport)
         if self._sources is not None and (peer is None or peer[0] not in self._sources):
             raise TunnelError(
                 TunnelErrorCode.CALLER_FORBIDDEN, "callers may not dial from this address", detail=f"peer: {peer}"

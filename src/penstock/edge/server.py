@@ -27,6 +27,7 @@ from penstock.edge.state import EdgeIdentity, EdgeState
 from penstock.errors import PenstockError
 from penstock.net.arrivals import Arrivals
 from penstock.net.listen import Listener, check_bindable, listen_tls, listen_unix
+from penstock.net.sockets import peer_of
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
@@ -235,7 +236,7 @@ class Edge:
             self._log.error("caller CAs not taken over", reason=exc.public, detail=exc.detail)
 
     def _handshake_failed(self, exc: Exception, transport: asyncio.Transport) -> None:
-        self._log.info("tls handshake failed", reason=str(exc), peer=str(transport.get_extra_info("peername")))
+        self._log.info("tls handshake failed", reason=str(exc), peer=str(peer_of(transport)))
 
     def _failed(self, name: str, exc: BaseException) -> None:
         self._log.error("background task failed", task=name, error=type(exc).__name__, exc_info=exc)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from penstock.config.address import unbindable
 from penstock.errors import ConfigError
 from penstock.net.announced import ReadsAnnouncement
+from penstock.net.sockets import peer_of
 from penstock.net.tls import HANDSHAKE_TIMEOUT, start_tls
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class _Accepting(asyncio.Protocol):
         lower = cast("asyncio.Transport", transport)  # what a stream server gives; uvloop's do not inherit from asyncio's
         if self._arrivals is not None:
             self._arrivals.enter(lower)
-        peer = lower.get_extra_info("peername")
+        peer = peer_of(lower)
         if self._is_announced is not None and peer and self._is_announced(peer[0]):
             reading = ReadsAnnouncement(
                 lower,

@@ -18,6 +18,15 @@ UNSENT_MOST: Final = 128 * 1024  # 1 ms at 1 Gbit/s, 10 at 100 Mbit/s; and no ne
 _TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python has no name for it before 3.13
 
 
+def peer_of(transport: asyncio.BaseTransport) -> tuple[str, int] | None:
+    """Who is at the other end. None where that cannot be said any more: uvloop asks the socket, also once it is closed."""
+    try:
+        peer: Any = transport.get_extra_info("peername")
+    except (OSError, ValueError):
+        return None
+    return (str(peer[0]), int(peer[1])) if peer and not isinstance(peer, str | bytes) else None
+
+
 class BoundedReader(asyncio.BufferedProtocol):
     """A protocol that a socket feeds at most its room's length at a time, in turns with all other sockets, on any loop.
 

@@ -68,7 +68,7 @@ class Directory:
 
     async def check_writable(self) -> None:
         """As `Output`: of a folder that is not there yet, whether it could be made."""
-        there = self.folder
+        there = self.folder.absolute()
         while not there.exists() and there != there.parent:
             there = there.parent
         if not there.is_dir():

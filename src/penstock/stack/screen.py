@@ -17,7 +17,7 @@ class Screen:
     """Talks to the person in front of it."""
 
     def __init__(self) -> None:
-        self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.talk = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self.data = Console(highlight=False, soft_wrap=True, emoji=False)  # a server's text is shown as it is
 
     def step(self, text: str) -> None:
