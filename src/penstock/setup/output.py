@@ -57,4 +57,5 @@ def parse_output(text: str | None, pod: Cluster | None) -> Output:
                 hint="outside a pod use --output=dir:PATH",
             )
         return KubernetesSecret(name, pod)
-    raise ConfigError(f"--output={text} is neither dir:PATH nor k8s-secret:NAME", hint="for example --output=dir:/data")
+    meant = f"a directory is written --output=dir:{text}" if text and ":" not in text else "for example --output=dir:/data"
+    raise ConfigError(f"--output={text} is neither dir:PATH nor k8s-secret:NAME", hint=meant)
