@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
 from tests.support.command import standing
 from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, until
@@ -15,6 +17,7 @@ from tests.support.site import SECRET, TUNNEL_ID, Echo, Origin, Site, until
 from penstock.cli.arguments import accept_cloudflared
 from penstock.errors import ConfigError
 from penstock.tls import certs
+from penstock.up.ports import choose_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,3 +136,24 @@ async def test_the_published_command_line_registers_says_so_and_leaves_in_order(
         events = [json.loads(line)["event"] for line in agent.lines]
         assert events.count("Registered tunnel connection") == 4
         assert token not in agent.said
+
+
+@pytest.mark.anyio
+async def test_its_flags_say_where_it_is_asked_whether_it_is_ready_and_how_long_streams_may_go_on(tmp_path: Path) -> None:
+    site, metrics = Site(tmp_path), choose_free().agent_metrics
+    async with Origin(Echo) as origin, site.edge() as edge, httpx2.AsyncClient(trust_env=False) as http:
+        published = ["tunnel", "--metrics", str(metrics), "--grace-period", "1s", "run", "--url", origin.url]
+        token = site.token(str(edge.agents_address)).reveal()
+        with standing(*published, folder=tmp_path, TUNNEL_TOKEN=token) as agent:
+            await until(lambda: len(list(edge.sessions.links_of(TUNNEL_ID))) == 4, seconds=30)
+            (connector,) = {session.connector_id for session in edge.sessions.links_of(TUNNEL_ID)}
+            ready = await http.get(f"http://{metrics}/ready")
+            assert ready.json() == {"status": 200, "readyConnections": 4, "connectorId": connector}
+            assert "penstock_agent_links 4.0" in (await http.get(f"http://{metrics}/metrics")).text
+            stream, _ = await site.open(edge)
+            began = asyncio.get_running_loop().time()
+            assert await asyncio.to_thread(agent.stop, signal.SIGTERM) == 0
+            assert 1.0 <= asyncio.get_running_loop().time() - began < 20.0  # the default is 30
+            with contextlib.suppress(OSError):
+                assert not await stream.read(1)
+        assert "streams cut at the end of the grace period" in agent.said

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -254,6 +255,24 @@ async def test_after_stale_limit_without_a_word_new_streams_are_refused_and_live
             edge.feed.confirm(now)
             assert (await site.ask(edge))[0].status == 101
             await stream.aclose()
+        await site.hang_up()
+        await edge.stop()
+
+
+@pytest.mark.parametrize(("hours", "status"), [(1, 101), (25, 502)])
+async def test_an_edge_that_restarts_while_control_is_away_serves_until_its_last_word_is_too_old(
+    site: Site, hours: int, status: int
+) -> None:
+    config = site.edge_config()
+    last_word = time.time() - hours * 3600
+    os.utime(config.state_dir / "snapshot", (last_word, last_word))
+    edge = Edge(config)
+    await edge.start()
+    async with Origin(Echo) as origin, site.agent(edge, url=origin.url, links=1):
+        response, transport = await site.ask(edge)
+        assert response.status == status
+        assert (edge.why_not_ready() is None) is (status == 101)
+        transport.abort()
         await site.hang_up()
         await edge.stop()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.protocol.test_proxy_protocol import tcp
 from tests.support.rawagent import accept, raw_agent
-from tests.support.site import Echo, Origin, Source, Stalled, tunnel, until
+from tests.support.site import TUNNEL_ID, Echo, Origin, Source, Stalled, tunnel, until
 
 from penstock.net.dial import dial_tcp, handshake
 from penstock.net.streams import ByteStream
@@ -126,6 +126,12 @@ async def test_a_tunnel_over_its_bytes_waits_loses_nothing_and_another_does_not_
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_link_of_our_agents_takes_4096_streams_at_once_unless_set_otherwise(site: Site) -> None:
+    async with site.edge() as edge, site.agent(edge, url="http://127.0.0.1:9", links=1):
+        (session,) = edge.sessions.links_of(TUNNEL_ID)
+        assert session.link._http._ledger.peer.max_concurrent_streams == edge._config.limits.streams_a_link == 4096
 
 
 async def test_links_that_carry_all_they_can_are_said_to_be_full_until_a_stream_ends(site: Site) -> None:

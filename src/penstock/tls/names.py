@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -23,6 +24,7 @@ EDGE_DOMAIN: Final = "edge.penstock.internal"
 
 _SCHEME: Final = "penstock://caller/"
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_KNOWN: Final = 1024  # certificates, of a kilobyte: a caller opens stream after stream with one, and reading it is 0.1 ms
 _HINT: Final = "get a caller certificate from this control plane"
 
 
@@ -54,6 +56,7 @@ def caller_uri(organization_id: str, workspace_id: str, caller_id: str) -> str:
     return uri
 
 
+@lru_cache(_KNOWN)
 def caller_identity(certificate_der: bytes) -> CallerIdentity:
     """The one identity a caller's certificate carries. Raises IdentityError when there is none, or more than one."""
     certificate = certs.load_certificate(certificate_der)
@@ -77,6 +80,7 @@ def edge_server_name(name: str) -> str:
     return f"{name}.{EDGE_DOMAIN}"
 
 
+@lru_cache(_KNOWN)
 def edge_label(certificate: bytes | str) -> str | None:
     """The name of the edge this certificate (DER or PEM) is of; None when it is not an edge's."""
     try:
