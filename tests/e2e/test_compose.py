@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support import compose
+from tests.support import compose, cpu
 from tests.support.registry import registry
 from tests.support.sides import API_PORT, python_image, tell
 
@@ -122,11 +122,17 @@ print([name for name, it in sys.modules.items() if (at := getattr(it, "__cached_
     ],
 )
 def test_a_role_starts_with_little_cpu(sides: Sides, service: str, said: str) -> None:
-    """Under a second; the best of three is judged and told, for what others do is in it too."""
+    """Under a second, as `cpu` counts: what others do meanwhile is in it too."""
     project = sides.stack if service in {"mcp-gateway", "cloudflared"} else sides.platform
-    took = [cpu_until(said, project, service) for _ in range(3)]
-    tell(f"{service}: {min(took):.2f} s of CPU until `{said}`, best of {took}")
-    assert min(took) < 1.0, took
+    took: list[float] = []
+
+    def start() -> float:
+        took.append(cpu_until(said, project, service))
+        return took[-1]
+
+    least = cpu.least(start, 1.0)
+    tell(f"{service}: {least:.2f} s of CPU until `{said}`, the best of {took} at a pace of {cpu.pace():.2f}")
+    assert least < 1.0, took
     if service == "mcp-gateway":
         sides.stack("restart", "cloudflared")  # its network was the other's
     compose.until(sides.works, "answering", 120)
