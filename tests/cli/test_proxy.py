@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import time
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,17 @@ def test_what_is_printed_is_a_file_that_says_the_same(command: Callable[..., End
     assert yaml.safe_load(first.out)["tunnel_domain"] == "other.example.com"
     (tmp_path / "printed.yaml").write_text(first.out)
     assert command("proxy", "--config", str(tmp_path / "printed.yaml"), "--check-config").out == first.out
+
+
+def test_a_certificate_that_is_over_is_said_to_be(command: Callable[..., Ended], file: Path) -> None:
+    over = ca.valid(timedelta(minutes=30), starts_in=-timedelta(hours=2))
+    pair = ca.server(AUTHORITY, validity=over)
+    (file.parent / "tls.crt").write_text(pair.certificate_pem)
+    (file.parent / "tls.key").write_text(pair.key_pem.reveal())
+    ended = command("proxy", "-config", str(file), "--check-config")
+    assert ended.code == 0
+    assert "certificate has expired" in ended.err
+    assert "penstock setup renew-cert" in ended.err
 
 
 def test_without_a_flag_the_published_place_is_read(

@@ -48,10 +48,18 @@ def time_for_calls(shutdown_timeout: float) -> float:
 
 def check_files(config: ProxyConfig, log: FilteringBoundLogger) -> None:
     """Read what the settings name, as a start would; ConfigError in the same words."""
-    _warn_of_names(Live.load(config, system_lookup), log)
+    _warn_of_certificate(Live.load(config, system_lookup), log)
 
 
-def _warn_of_names(live: Live, log: FilteringBoundLogger) -> None:
+def _warn_of_certificate(live: Live, log: FilteringBoundLogger) -> None:
+    """What callers will refuse; it is no reason not to start, for another may be on its way."""
+    if live.identity.expires_at <= datetime.now(UTC):
+        log.warning(
+            "certificate has expired",
+            certificate_expires=live.identity.expires_at.isoformat(),
+            file=str(live.config.tls.cert_file),
+            hint="callers refuse it: `penstock setup renew-cert` makes another, which is taken up without a restart",
+        )
     if hosts := live.unnamed():
         log.warning(
             "certificate does not name what routes are for",
@@ -149,7 +157,7 @@ class Proxy:
             self._metrics.reloaded("certificate", is_taken=True)
             self._log.info("certificate reloaded", certificate_expires=live.identity.expires_at.isoformat())
         if live.unnamed() != before.unnamed():
-            _warn_of_names(live, self._log)
+            _warn_of_certificate(live, self._log)
         if live.config is before.config:
             return
         self._config = live.config
@@ -269,7 +277,7 @@ class Proxy:
             self._log.warning(
                 "no trust anchor for https upstreams", hint="set upstream.tls.ca_file or upstream.tls.include_system_cas"
             )
-        _warn_of_names(self.live, self._log)
+        _warn_of_certificate(self.live, self._log)
         if _is_world_readable(config.tls.key_file):
             self._log.warning("private key is readable by everybody", file=str(config.tls.key_file), hint="chmod 600")
 
