@@ -102,6 +102,7 @@ def test_a_health_check_costs_a_fraction_of_that(sides: Sides) -> None:
 
 def test_nothing_a_role_imports_is_compiled_at_its_start(sides: Sides) -> None:
     modules = "penstock.cli.control penstock.control.server penstock.edge.server penstock.agent.server penstock.proxy.server"
+    modules += " penstock.control.storage.postgresql encodings.idna"  # at the first database and the first name
     look = """
 import sys, os, importlib
 for name in sys.argv[1:]:
