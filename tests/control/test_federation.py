@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import pytest
 from anthropic.lib.credentials import exchange_federation_assertion
+from sqlalchemy import Engine, event
 from tests.support.idp import ISSUER, Idp
 from tests.support.people import Person, admin, another, ok, operator, refused, sign_in
 from tests.support.workloads import AUDIENCE, workload
@@ -265,3 +266,30 @@ async def test_an_organizations_federation_is_its_own(api: Api) -> None:
         refused(await stranger.send("POST", path, json={}), 404)
         refused(await stranger.send("POST", f"{path}/archive"), 404)
     assert (await stranger.get("/penstock/v1/authentications"))["data"] == []
+
+
+async def test_a_page_of_many_rules_asks_the_database_as_little_as_one_of_one(api: Api) -> None:
+    one = await workload(api)
+    more = {name: one.rule[name] for name in ("issuer_id", "match", "oauth_scope", "workspace_id")}
+    more["target"] = {"type": "service_account", "service_account_id": one.account["id"]}
+    asked: list[str] = []
+
+    async def questions() -> int:
+        asked.clear()
+        await one.boss.get(RULES)
+        return len(asked)
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        few = await questions()
+        for number in range(10):
+            await one.boss.post(RULES, {"name": f"more-{number}", **more})
+        listed = await one.boss.get(RULES)
+        assert [rule["issuer_name"] for rule in listed["data"]] == ["idp"] * 11
+        assert all(rule["workspace_ids"] == [more["workspace_id"]] for rule in listed["data"])
+        assert await questions() == few
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)

@@ -128,6 +128,27 @@ async def test_a_credential_over_its_rate_gets_the_published_429_and_others_go_o
     assert (await api.http.get("/penstock/v1/callers/ca")).status_code == 200  # another key
 
 
+async def test_a_large_answer_costs_as_many_requests_as_it_weighs_up_to_half_the_bucket(start_api: Callable[..., Any]) -> None:
+    api: Api = await start_api(limits=_only(key={"per_minute": 1, "burst": 20}))
+    large, small = api.bearing(api.initial.tunnels_key), api.bearing(api.initial.api_key)
+    for _ in range(2):
+        document = await api.http.get("/openapi.json", headers=large, timeout=60)
+        assert (document.status_code, len(document.content) >> 14 >= 10) == (200, True)
+    refused = await api.http.get("/openapi.json", headers=large)
+    assert (refused.status_code, "with this credential" in refused.text) == (429, True)
+    for _ in range(20):
+        assert (await api.http.get("/penstock/v1/me", headers=small)).status_code == 200
+
+
+def test_what_edges_are_told_costs_them_a_request_whatever_it_weighs() -> None:
+    rates = RequestRates(Rates(key=Rate(per_minute=1, burst=4)))
+    for _ in range(4):
+        taken = rates.take("GET", "/penstock/v1/edge/snapshot", "192.0.2.1", "pst-edge-x")
+        assert taken is not None
+        assert taken.wait == 0
+        rates.answered("/penstock/v1/edge/snapshot", "pst-edge-x", 100 << 20)
+
+
 async def test_an_address_over_its_rate_is_refused_whatever_it_presents_and_probes_are_not_counted(
     start_api: Callable[..., Any],
 ) -> None:

@@ -78,6 +78,7 @@ class Frontier:
         finally:
             self._running -= 1
             self._metrics.running.set(self._running)
+            self._rates.answered(scope["path"], _credential(scope), answer.size)
             self._record(scope, answer, time.perf_counter() - began)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, address: str | None) -> None:
@@ -187,6 +188,7 @@ class _Answer:
         self.request_id = request_id
         self.state = state
         self.status = 499
+        self.size = 0
         self.refusal: ApiError | None = None
         self.extra: list[tuple[bytes, bytes]] = []
 
@@ -200,6 +202,8 @@ class _Answer:
             headers.append((b"date", formatdate(usegmt=True).encode()))
             headers.extend((name.encode(), value.encode()) for name, value in self.state.get("headers", {}).items())
             message = {**message, "headers": headers}
+        else:
+            self.size += len(message.get("body", b""))
         await self._send(message)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _REMEMBERED: Final = 10_000
 _SIGN_IN: Final = frozenset({"/penstock/v1/login", "/penstock/v1/login/oidc", "/penstock/v1/me/password"})
 _EXCHANGE: Final = "/v1/oauth/token"
+_EDGES: Final = "/penstock/v1/edge/"
+_A_REQUEST: Final = 16 << 10  # bytes of an answer that take about as long to make as a small request is served
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 
@@ -65,6 +67,11 @@ class Buckets:
         left = self._burst - math.ceil((full_at - now) / self._interval - 1e-6)
         return Taken(self._whose, self._burst, left, 0.0, full_at - now)
 
+    def charge(self, name: str, more: int) -> None:
+        """Take `more` out of a bucket that one was taken from, and never more than half of what it holds."""
+        if name in self._full_at:
+            self._full_at[name] += min(more, self._burst // 2) * self._interval
+
 
 @final
 class RequestRates:
@@ -92,4 +99,13 @@ class RequestRates:
                 return taken
         if credential is None or self._keys is None:
             return None
-        return self._keys.take(hashlib.sha256(credential.encode()).hexdigest())
+        return self._keys.take(_name(credential))
+
+    def answered(self, path: str, credential: str | None, size: int) -> None:
+        """Somebody got so many bytes: a page of a thousand costs what as many small requests do, edges' pages apart."""
+        if credential is not None and self._keys is not None and size >= _A_REQUEST and not path.startswith(_EDGES):
+            self._keys.charge(_name(credential), size // _A_REQUEST)
+
+
+def _name(credential: str) -> str:
+    return hashlib.sha256(credential.encode()).hexdigest()
