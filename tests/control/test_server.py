@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import ssl
@@ -15,6 +16,7 @@ from tests.support.control import make_config
 from penstock.config.types import HostPort
 from penstock.control import serving
 from penstock.control.server import Control
+from penstock.control.service.bootstrap import initialize
 from penstock.control.serving import HttpServer
 from penstock.errors import ConfigError
 from penstock.net.dial import dial_tcp
@@ -206,3 +208,42 @@ async def test_whoever_does_not_read_the_answer_loses_the_connection(monkeypatch
         async with asyncio.timeout(10):
             await lost.wait()
     await server.stop(1)
+
+
+async def test_connections_that_never_finish_their_handshake_are_bounded_and_keep_nobody_out(
+    start_api: Callable[..., Any], tmp_path: Path
+) -> None:
+    authority = ca.ca()
+    pair = ca.server(authority, "localhost")
+    (tmp_path / "tls.crt").write_text(pair.certificate_pem)
+    (tmp_path / "tls.key").write_text(pair.key_pem.reveal())
+    (tmp_path / "ca.crt").write_text(authority.certificate_pem)
+    files = {"cert_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+    api: Api = await start_api(tls=files, limits={"connections": 20})
+    silent = [await asyncio.open_connection(api.control.address.host, api.control.address.port) for _ in range(60)]
+    try:
+        ended = 0
+        async with asyncio.timeout(5):  # before any of them has sat out its handshake's time
+            while ended < 40:
+                await asyncio.sleep(0.01)
+                ended = sum(reader.at_eof() or reader.exception() is not None for reader, _ in silent)
+        context = contexts.control_client(tmp_path / "ca.crt")
+        async with httpx2.AsyncClient(verify=context, trust_env=False) as http:
+            assert (await http.get(f"https://localhost:{api.control.address.port}/healthz")).status_code == 200
+    finally:
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_it_raises_the_limit_of_open_files_to_what_it_serves(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+    config = make_config(tmp_path / "control")
+    await initialize(config)
+    control = Control(config)
+    try:
+        await control.start()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(2 * config.limits.connections, before[1])
+    finally:
+        await control.stop()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

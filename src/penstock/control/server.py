@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from penstock.config.address import is_loopback
 from penstock.config.files import named_by
@@ -21,6 +21,7 @@ from penstock.control.service.issuer_keys import IssuerKeys
 from penstock.control.service.readiness import Readiness
 from penstock.control.serving import HttpServer
 from penstock.errors import ConfigError, missing_libraries
+from penstock.net.loop import raise_descriptor_limit
 from penstock.net.tasks import Tasks
 from penstock.telemetry.health import AdminServer, healthz, readyz
 from penstock.telemetry.log import get_logger
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from penstock.config.types import HostPort
     from penstock.control.certificate.renewal import Renewal
     from penstock.control.config import ControlConfig
+
+_OWN_FILES: Final = 128  # listeners, log, the database's, fetches of keys, conditions that are evaluated
 
 
 class Control:
@@ -90,7 +93,9 @@ class Control:
             opened.push_async_callback(tasks.aclose)
             app = make_app(core, Feed(core), issuer_keys, readiness, self._metrics)
             limits, trusted = self._config.limits, self._config.trusted_proxies
-            server = HttpServer(app, limits.connections, limits.connections_each, lambda address: holder(address, trusted))
+            server = HttpServer(
+                app, self._connections_that_hold(), limits.connections_each, lambda address: holder(address, trusted)
+            )
             await self._start_api(server, tasks)
             opened.push_async_callback(server.stop, self._config.shutdown_timeout)
             # Before the wait for requests: edges that wait for news are answered at once.
@@ -114,6 +119,16 @@ class Control:
         await self._opened.aclose()
         self._server = None
         self._log.info("control stopped")
+
+    def _connections_that_hold(self) -> int:
+        """Where the system does not give two files a connection (one arrives while one is held), fewer: EMFILE tells nobody."""
+        wanted = self._config.limits.connections
+        files = raise_descriptor_limit(2 * wanted + _OWN_FILES)
+        most = max((files - _OWN_FILES) // 2, 1)
+        if most < wanted:
+            hint = "raise it with ulimit -n or LimitNOFILE"
+            self._log.warning("connections limited by open files", connections=most, files=files, hint=hint)
+        return min(most, wanted)
 
     async def _start_admin(self, opened: AsyncExitStack) -> None:
         if self._config.admin_addr is None:

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from penstock.config.types import HostPort
+from penstock.net.arrivals import Arrivals
 from penstock.net.listen import Listener, listen_tcp, listen_tls
 
 if TYPE_CHECKING:
@@ -78,7 +79,15 @@ class HttpServer:
         if context is None:
             self._listener = await listen_tcp(address.host, address.port, self._connection)
         else:
-            self._listener = await listen_tls(address.host, address.port, self._connection, context=context, has_room=has_room)
+            # Before its handshake is over a connection is nobody's yet: as many again may be on their way, the latest ones.
+            self._listener = await listen_tls(
+                address.host,
+                address.port,
+                self._connection,
+                context=context,
+                has_room=has_room,
+                arrivals=Arrivals(self._most),
+            )
 
     async def stop(self, timeout: float) -> None:
         """Accept nothing more, let requests in flight finish, cut what is left after `timeout` seconds."""
