@@ -10,6 +10,7 @@ from tests.support.store import database, run_sql
 
 from penstock.control.service.bootstrap import create_api_key, open_core, revoke_api_key
 from penstock.control.service.feed import Feed
+from penstock.control.storage.database import advance_feed
 from penstock.schema.edges import Snapshot
 from penstock.tls import certs
 
@@ -109,3 +110,18 @@ async def test_once_an_hour_everything_is_read(api: Api) -> None:
         feed._whole_due = core.now()
         await issued(api)
         assert "unheard-of" in str(await told(feed))
+
+
+async def test_those_who_wait_are_woken_by_what_edges_have_to_hear_of_and_by_no_other_write(api: Api) -> None:
+    async with open_core(api.config) as core:
+        waiting = core.database.changes.watch()
+        async with core.database.write() as connection:
+            await advance_feed(connection)
+        assert waiting.is_set()
+        waiting = core.database.changes.watch()
+        async with core.database.write():
+            pass
+        assert not waiting.is_set()
+        async with core.database.write() as connection:
+            await advance_feed(connection)
+        assert waiting.is_set()

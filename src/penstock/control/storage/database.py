@@ -33,6 +33,7 @@ FEED_CHANGES_KEPT: Final = 256
 """Versions of which it is known what they are about: a control process that was away for longer reads all there is."""
 _TUNNEL: Final = "tunnel"
 _CALLER: Final = "caller"
+_HAS_NEWS: Final = "penstock_has_news"  # of a writing connection: its transaction moved the feed's version
 _changes: Final = tables.feed_changes
 
 # SQLSTATE classes that pass: connection, rolled back (deadlock), resources, lock not available, operator intervention, system.
@@ -60,14 +61,17 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:
-        """A transaction that holds the write lock from its first moment. Waiting edges wake when it ends."""
+        """A transaction that holds the write lock from its first moment. Waiting edges wake when it ends, if it has news."""
         async with _as_api_error(), self._turn(), self._engine.connect() as connection:
             writer = await connection.execution_options(**self._backend.write_options)
+            writer.info[_HAS_NEWS] = False  # the pool's connections are used again
             async with writer.begin():
                 (await writer.execute(select(tables.feed.c.id).with_for_update())).one()
                 yield writer
+            has_news = writer.info[_HAS_NEWS]
         # After the commit, or the woken would read the past.
-        self.changes.announce()
+        if has_news:
+            self.changes.announce()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
@@ -109,6 +113,7 @@ async def advance_feed(connection: AsyncConnection, about: FeedChanges | None = 
     """
     moved = update(tables.feed).values(version=tables.feed.c.version + 1).returning(tables.feed.c.version)
     version = (await connection.execute(moved)).scalar_one()
+    connection.info[_HAS_NEWS] = True
     await connection.execute(delete(_changes).where(_changes.c.version <= version - FEED_CHANGES_KEPT))
     if about is not None:
         keys = [(_TUNNEL, key) for key in about.tunnels] + [(_CALLER, key) for key in about.callers]
