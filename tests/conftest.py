@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import settings
+
+from penstock.stack import ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,16 @@ def _nothing_is_remembered_at_home(tmp_path_factory: pytest.TempPathFactory) -> 
     """What callers remember of tunnels goes into a folder of the run, not into that of who runs it; processes inherit it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PENSTOCK_PINS", str(tmp_path_factory.mktemp("pins")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ports_of_its_own(worker_id: str) -> Iterator[None]:
+    """Processes that test side by side choose among different ports: between the choice and the start nobody holds one."""
+    with pytest.MonkeyPatch.context() as patch:
+        if worker_id != "master":
+            number, of = int(worker_id.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+            patch.setattr(ports, "_POOL", ports._POOL[number::of])
         yield
 
 
