@@ -86,6 +86,25 @@ async def test_links_that_are_cut_are_back_at_once(site: Site) -> None:
         await echoes(site, edge)
 
 
+async def test_links_whose_bytes_change_places_are_left_and_nothing_of_it_reaches_a_stream(site: Site) -> None:
+    async with (
+        Origin(Echo) as origin,
+        site.edge(**EDGE) as edge,
+        Forwarder(edge.agents_address) as between,
+        agent_at(site, between.address, url=origin.url) as agent,
+    ):
+        stream, _ = await site.open(edge)
+        await stream.write(b"before")
+        assert await stream.read(100) == b"before"
+        between.reorder()
+        await stream.write(b"behind")
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                assert await stream.read(100) == b""
+        await until(lambda: between.accepted >= 8 and agent.links == 4 and links_of(edge) == 4, seconds=5)
+        await echoes(site, edge)
+
+
 async def test_a_network_that_falls_silent_is_noticed_by_both_ends_and_left(site: Site) -> None:
     async with (
         Origin(Echo) as origin,

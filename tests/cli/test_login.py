@@ -6,6 +6,11 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+from tests.support import ca
+
+from penstock.client.kept import KeptPair
+from penstock.secret import Secret
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -44,8 +49,12 @@ def test_a_session_is_kept_for_its_owner_alone_and_ended_by_logout(
     # The second time the platform is known.
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
     assert command("login", "--email", initial.admin_email, "--password-stdin").code == 0
+    monkeypatch.setenv("PENSTOCK_CALLERS", str(tmp_path / "callers"))
+    KeptPair(tmp_path / "callers", url, Secret(json.loads(file.read_text())["session_token"])).keep(ca.caller(ca.ca()))
+    assert len(list((tmp_path / "callers").iterdir())) == 1
     assert command("logout").code == 0
     assert not file.exists()
+    assert not list((tmp_path / "callers").iterdir())  # what a call of that session left to the next
     assert "nobody is signed in" in command("logout").err
 
 

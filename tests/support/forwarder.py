@@ -46,6 +46,11 @@ class Forwarder:
         for end in list(self._ends):
             end.cut()
 
+    def reorder(self) -> None:
+        """Of every connection the next two pieces each way change places, as no TCP would let them: what a broken box does."""
+        for end in list(self._ends):
+            end.reorders = True
+
     def silence(self) -> None:
         """From now on nothing passes and nothing is said about it: a cable that was pulled, a firewall that forgot."""
         self._is_silent = True
@@ -76,7 +81,9 @@ class _End(asyncio.Protocol):
         self._forwarder = forwarder
         self.other = other
         self.transport: asyncio.Transport | None = None
+        self.reorders = False
         self._early: list[bytes] = []
+        self._held: bytes | None = None
         self._dialling: Any = None
 
     def connection_made(self, transport: Any) -> None:
@@ -103,6 +110,11 @@ class _End(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._forwarder.is_silent:
             return
+        if self.reorders:
+            if self._held is None:
+                self._held = data
+                return
+            data, self._held, self.reorders = data + self._held, None, False
         if self.other is not None and self.other.transport is not None:
             self.other.transport.write(data)
         else:
