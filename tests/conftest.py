@@ -35,11 +35,11 @@ def _nothing_is_remembered_at_home(tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _ports_of_its_own(worker_id: str) -> Iterator[None]:
+def _ports_of_its_own() -> Iterator[None]:
     """Processes that test side by side choose among different ports: between the choice and the start nobody holds one."""
     with pytest.MonkeyPatch.context() as patch:
-        if worker_id != "master":
-            number, of = int(worker_id.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+            number, of = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
             patch.setattr(ports, "_POOL", ports._POOL[number::of])
         yield
 

@@ -67,6 +67,27 @@ async def test_what_is_kept_is_reported_and_run_again_when_it_fails_and_ends_wit
     assert task.cancelled()
 
 
+async def test_what_is_kept_outlives_a_report_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.net.tasks._AGAIN", 0.001)
+    lives = 0
+
+    async def serve() -> None:
+        nonlocal lives
+        lives += 1
+        await fails()
+
+    def say(name: str, exc: BaseException) -> None:
+        raise OSError(24, f"{name}: {exc}")
+
+    tasks = Tasks(say)
+    task = tasks.keep(serve, "service")
+    async with asyncio.timeout(5):
+        while lives < 3:
+            await asyncio.sleep(0.001)
+    await tasks.aclose()
+    assert task.cancelled()
+
+
 async def test_without_a_reader_a_failure_goes_to_the_loop() -> None:
     loop = asyncio.get_running_loop()
     seen: list[dict[str, Any]] = []

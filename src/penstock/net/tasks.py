@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Tasks:
                 try:
                     return await make()
                 except Exception as exc:  # noqa: BLE001 - a fault nobody foresaw is no reason to stop what others rely on
-                    self._report(asyncio.get_running_loop(), name, exc)
+                    with contextlib.suppress(Exception):  # nor is a report that cannot be made, for want of files say
+                        self._report(asyncio.get_running_loop(), name, exc)
                 await asyncio.sleep(_AGAIN)
 
         return self.spawn(run(), name)
